@@ -1,0 +1,59 @@
+# Every target makes .venv by itself; nothing has to be installed first but Python 3.11 or newer.
+#
+#   make demo       eight examples through the whole program, with no key and no network
+#   make test       the test suite; with CI set, the slow tests too
+#   make test-ray   the tests that need Ray
+#   make check      formatting, lint, types, import layers
+#   make wheel      build the wheel, install it in an empty place, use it there
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+
+# DSPy and LiteLLM fetch a price map, and datasets asks its hub, unless these say no.
+export LITELLM_LOCAL_MODEL_COST_MAP := True
+export HF_HUB_OFFLINE := 1
+export HF_DATASETS_OFFLINE := 1
+
+MARKERS := $(if $(CI),not live and not gpu,not live and not gpu and not slow)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-ray check wheel
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# The stamp is written last, so an installation that was cut off starts over.
+$(VENV)/.ok: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "spri-dspy needs Python 3.11 or newer and $(PYTHON) is not: try  make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "preparing $(VENV) (a minute or two the first time)" >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install -c constraints.txt -e '.[test,check,plot,optimize]'
+	@touch $@
+
+$(VENV)/.ray-ok: $(VENV)/.ok
+	@echo "adding Ray to $(VENV)" >&2
+	@$(PIP) install -c constraints.txt -e '.[ray]'
+	@touch $@
+
+demo: $(VENV)/.ok
+	@$(BIN)/spri run reappraisal --limit 8 --run demo-run --fresh
+	@$(BIN)/spri show demo-run
+
+test: $(VENV)/.ok
+	@$(BIN)/python -m pytest -q -m "$(MARKERS)"
+
+test-ray: $(VENV)/.ray-ok
+	@$(BIN)/python -m pytest -q -m "not live and not gpu" -k ray
+
+check: $(VENV)/.ok
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/basedpyright
+	@$(BIN)/lint-imports --no-logo
+
+wheel: $(VENV)/.ok
+	@$(BIN)/python .ci/wheel_check.py

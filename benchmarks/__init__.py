@@ -1,0 +1,1 @@
+"""Benchmarks: applications of the public API that measure, recompute and compare. Not packaged."""

@@ -1,0 +1,111 @@
+"""spri-dspy: situated principles for every input, as a DSPy program whose seeds can be tuned.
+
+    import spri_dspy as spri
+
+    program = spri.SPRI(spri.load_task("reappraisal"))
+    program.set_lms(base="openai/gpt-4o-mini", critic="hosted_vllm/prometheus-8x7b-v2?api_base=http://gpu:8000/v1")
+    prediction = program(post="...", aim="...")
+
+Public names are loaded when they are first used, so that importing this package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+# DSPy and LiteLLM otherwise fetch a price list over the network at first use; both read this when imported.
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+if TYPE_CHECKING:
+    from spri_dspy.bulk import run_bulk
+    from spri_dspy.errors import (
+        CallError,
+        DataError,
+        LeakError,
+        PrerequisiteError,
+        ReplayMiss,
+        RunMismatchError,
+        SpriError,
+        UnknownNameError,
+        UnreadableAnswer,
+        UsageError,
+    )
+    from spri_dspy.lms import load_lm
+    from spri_dspy.predict import RolePredict
+    from spri_dspy.program import SPRI, CritiqueRefine
+    from spri_dspy.reading import read_score
+    from spri_dspy.records import Estimate, Record, Round, Score, Usage, Verdict
+    from spri_dspy.runs import RunDir
+    from spri_dspy.tasks import Task, load_task
+
+_HOME = {
+    "CallError": "errors",
+    "CritiqueRefine": "program",
+    "DataError": "errors",
+    "Estimate": "records",
+    "LeakError": "errors",
+    "PrerequisiteError": "errors",
+    "Record": "records",
+    "ReplayMiss": "errors",
+    "RolePredict": "predict",
+    "Round": "records",
+    "RunDir": "runs",
+    "RunMismatchError": "errors",
+    "SPRI": "program",
+    "Score": "records",
+    "SpriError": "errors",
+    "Task": "tasks",
+    "UnknownNameError": "errors",
+    "UnreadableAnswer": "errors",
+    "Usage": "records",
+    "UsageError": "errors",
+    "Verdict": "records",
+    "load_lm": "lms",
+    "load_task": "tasks",
+    "read_score": "reading",
+    "run_bulk": "bulk",
+}
+
+__version__ = "0.1.0"
+__all__ = [  # noqa: RUF022 - sorted as a menu, case-sensitively
+    "CallError",
+    "CritiqueRefine",
+    "DataError",
+    "Estimate",
+    "LeakError",
+    "PrerequisiteError",
+    "Record",
+    "ReplayMiss",
+    "RolePredict",
+    "Round",
+    "RunDir",
+    "RunMismatchError",
+    "SPRI",
+    "Score",
+    "SpriError",
+    "Task",
+    "UnknownNameError",
+    "UnreadableAnswer",
+    "Usage",
+    "UsageError",
+    "Verdict",
+    "load_lm",
+    "load_task",
+    "read_score",
+    "run_bulk",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'spri_dspy' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"spri_dspy.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

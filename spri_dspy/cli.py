@@ -1,0 +1,207 @@
+"""The command line: spri run | show | doctor. Results go to stdout, talk and progress to stderr.
+
+Only this module prints and exits. Exit codes: 0 done, 1 some examples failed, 2 wrong input, 3 something missing
+outside (a key, a server, an extra), 130 interrupted (the run can be resumed).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spri_dspy.errors import SpriError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+app = typer.Typer(
+    name="spri",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+LMOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lm", metavar="ROLE=STRING", help="LM of a role (base, critic, judge); repeat. Default: offline."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable results on stdout.")]
+
+
+@app.callback()
+def _root(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to stderr.")] = False,
+) -> None:
+    """Situated principles for every input: run, look, tune."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.DEBUG if verbose else logging.ERROR, format="spri: %(message)s"
+    )
+    logging.getLogger("spri_dspy").setLevel(logging.DEBUG if verbose else logging.WARNING)
+
+
+@app.command()
+def run(
+    task: Annotated[str, typer.Argument(help="reappraisal, an installed task, or path/to/file.py:NAME")],
+    data: Annotated[
+        Path | None, typer.Option(help="JSON-lines file; default: the examples that come with it.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="One input, instead of a file.")] = None,
+    lm: LMOption = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run", help="Run directory; the same one again resumes.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first N examples.")] = None,
+    concurrency: Annotated[int, typer.Option(help="LM calls in flight, per LM.")] = 16,
+    seed: Annotated[int, typer.Option(help="Seed of everything random here.")] = 0,
+    paper: Annotated[bool, typer.Option("--paper", help="The published behaviour, faults included.")] = False,
+    json_out: JsonOption = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and what it takes.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Throw the run that is there away.")] = False,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Run failed examples once more.")
+    ] = False,
+) -> None:
+    """Run SPRI on the examples of a task. Starting the same command again goes on where it stopped."""
+    from spri_dspy import jobs
+
+    job = jobs.plan(task, data=data, text=text, lms=_roles(lm), limit=limit, seed=seed, paper=paper)
+    if concurrency < 1:
+        raise UsageError(f"--concurrency must be at least 1, not {concurrency}")
+    if dry_run:
+        _print_json(job.forecast()) if json_out else _print(job.forecast_lines())
+        return
+    with job.open(run_dir, fresh=fresh) as directory, _progress(job.total) as advance:
+        summary = jobs.execute(
+            job, directory, concurrency=concurrency, retry_errors=retry_errors, on_record=lambda _: advance()
+        )
+    _show_results(directory, json_out, in_full=text is not None)
+    again = f"; {summary.skipped} were finished before" if summary.skipped else ""
+    _say([f"{summary.done} examples run{again}. Look at one: spri show {directory.path} ID"])
+    if summary.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    example_id: Annotated[
+        str | None, typer.Argument(metavar="ID", help="Default: one that was refined.")
+    ] = None,
+    json_out: JsonOption = False,
+) -> None:
+    """Show one example as it went: draft, verdict, refinement, verdict ..., response."""
+    from spri_dspy import report
+    from spri_dspy.runs import RunDir
+
+    record = report.pick(RunDir.read(run_dir), example_id)
+    _print_json(record.to_json()) if json_out else _print(report.trace(record))
+
+
+@app.command()
+def doctor(lm: LMOption = None, json_out: JsonOption = False) -> None:
+    """Check this machine: Python, versions, which keys are set, and one call to each LM named."""
+    from spri_dspy import jobs
+
+    findings = jobs.examine(_roles(lm))
+    if json_out:
+        _print_json(findings)
+    else:
+        _print(f"{name}: {said}" for name, said in jobs.flatten(findings))
+    if any(not answer["ok"] for answer in findings["lms"].values()):
+        raise typer.Exit(3)
+
+
+def _roles(options: list[str] | None) -> dict[str, str]:
+    roles: dict[str, str] = {}
+    for option in options or []:
+        role, equals, string = option.partition("=")
+        if not equals or not string:
+            raise UsageError(f"--lm takes ROLE=STRING, such as base=openai/gpt-4o-mini, not {option!r}")
+        if role in roles:
+            raise UsageError(f"--lm names the role {role} twice")
+        roles[role] = string
+    return roles
+
+
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(
+        stderr=stderr, highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 120
+    )
+
+
+def _print(parts: Any) -> None:
+    console = _console()
+    for part in parts:
+        console.print(part)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def _say(lines: list[str]) -> None:
+    for line in lines:
+        sys.stderr.write(f"spri: {line}\n")
+
+
+def _show_results(directory: Any, json_out: bool, in_full: bool) -> None:
+    from spri_dspy import report
+
+    if json_out:
+        for record in directory.records():
+            _print_json(record.to_json())
+    else:
+        _print((report.answers if in_full else report.glance)(directory.records()))
+
+
+class _progress:  # noqa: N801 - used as a function
+    """A progress bar on stderr; nothing where stderr is no terminal."""
+
+    def __init__(self, total: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("examples"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=_console(stderr=True), disable=not sys.stderr.isatty())
+        self._task = self._bar.add_task("examples", total=total)
+
+    def __enter__(self) -> Any:
+        self._bar.start()
+        return lambda: self._bar.advance(self._task)
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        code = app(standalone_mode=False)
+    except SpriError as error:
+        _say([str(error)])
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _say(["interrupted; the same command goes on where it stopped"])
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        shown = getattr(error, "format_message", None)
+        if shown is None:
+            raise
+        _say([f"{shown()} (spri --help)"])
+        sys.exit(2)
+    sys.exit(code or 0)

@@ -1,0 +1,79 @@
+"""Finished LM calls on disk: a SQLite file that survives the sudden death of its writer.
+
+Two keys a call: one with the LM and its sampling, for resuming a run without paying a finished call twice, and
+one of the prompt alone, for replaying a run's answers (`replay/RUN`). It knows keys and JSON outputs only.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+from spri_dspy.errors import DataError
+
+FILE = "calls.sqlite"
+
+
+class CallCache:
+    """Finished calls of one run directory; memory does not grow with them.
+
+    A write is in the operating system's hands when `put` returns: a killed process loses nothing, a machine
+    that loses power may lose the last moments. Thread-safe.
+
+    Raises:
+        DataError: the folder cannot be written, or the file is no cache.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+        self._lock = threading.Lock()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=30)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=OFF")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS calls (key TEXT PRIMARY KEY, prompt TEXT, outputs TEXT) WITHOUT ROWID"
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise DataError(
+                f"the call cache {self.path} cannot be used: {error}; delete the folder or fix it"
+            ) from error
+
+    def get(self, key: str) -> list[Any] | None:
+        """The outputs of a finished call, None if there is none."""
+        with self._lock:
+            row = self._db.execute("SELECT outputs FROM calls WHERE key = ?", (key,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def put(self, key: str, prompt_key: str, outputs: list[Any]) -> None:
+        """Store a finished call; the first one stored stands.
+
+        Raises:
+            DataError: it cannot be written (disk full, read-only).
+        """
+        try:
+            with self._lock:
+                self._db.execute(
+                    "INSERT OR IGNORE INTO calls VALUES (?, ?, ?)", (key, prompt_key, json.dumps(outputs))
+                )
+        except sqlite3.Error as error:
+            raise DataError(f"a finished call cannot be stored in {self.path}: {error}") from error
+
+    def __len__(self) -> int:
+        with self._lock:
+            return self._db.execute("SELECT count(*) FROM calls").fetchone()[0]
+
+    def by_prompt(self) -> dict[str, list[Any]]:
+        """All outputs by prompt key, for replaying."""
+        with self._lock:
+            rows = self._db.execute("SELECT prompt, outputs FROM calls").fetchall()
+        return {prompt: json.loads(outputs) for prompt, outputs in rows}
+
+    def close(self) -> None:
+        """Close the file; the cache cannot be used afterwards."""
+        with self._lock:
+            self._db.close()

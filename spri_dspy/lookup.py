@@ -1,0 +1,67 @@
+"""Find a task, system, judge or optimiser by its name: built in, installed, or in a file of the user's.
+
+The order is: a module of our own package, an installed entry point, `path/to/file.py:NAME`. An unknown name is
+answered with the menu. Nothing registers itself; a new one is a new file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from spri_dspy.errors import DataError, UnknownNameError
+
+
+def lookup(kind: str, name: str, package: str, attribute: str) -> Any:
+    """The object that a name stands for.
+
+    Args:
+        kind: what it is, for messages ("task").
+        name: as the user typed it; dashes count as underscores.
+        package: where the built-in ones live, such as "spri_dspy.tasks"; also the entry point group.
+        attribute: the name inside a built-in module.
+
+    Raises:
+        UnknownNameError: nothing answers to the name.
+        DataError: the file or the name in it does not exist.
+    """
+    if ".py:" in name:
+        return _from_file(kind, name)
+    module = name.replace("-", "_")
+    if module in _built_in(package):
+        return getattr(importlib.import_module(f"{package}.{module}"), attribute)
+    installed = {point.name: point for point in entry_points(group=package)}
+    if name in installed:
+        return installed[name].load()
+    raise UnknownNameError(
+        kind, name, {*_built_in(package), *installed}, "or path/to/file.py:NAME of your own"
+    )
+
+
+def names(package: str) -> list[str]:
+    """Every built-in and installed name, sorted."""
+    return sorted({*_built_in(package), *(point.name for point in entry_points(group=package))})
+
+
+def _built_in(package: str) -> set[str]:
+    path = importlib.import_module(package).__path__
+    return {m.name for m in pkgutil.iter_modules(path) if not m.name.startswith("_")}
+
+
+def _from_file(kind: str, name: str) -> Any:
+    path, _, attribute = name.rpartition(":")
+    if not Path(path).is_file():
+        raise DataError(f"no such file for the {kind} {name!r}: {path}")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, attribute):
+        public = sorted(n for n in vars(module) if not n.startswith("_"))
+        raise UnknownNameError(f"name in {path}", attribute, public)
+    return getattr(module, attribute)

@@ -1,0 +1,200 @@
+"""RolePredict: a DSPy predictor that knows its role and does not lose it.
+
+DSPy's optimisers reset predictors and so drop their LMs (a critic would silently be answered by someone else);
+they retry nothing when an answer cannot be read; and they save LMs into state files. RolePredict keeps its LM
+through reset, copies and loading, asks again for an unreadable answer with a new sample, shows each input only
+the demos of its group, and saves prompts and demos alone. It knows no task.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+import dspy
+from dspy.utils.exceptions import AdapterParseError
+
+from spri_dspy.adapters import style
+from spri_dspy.errors import UnreadableAnswer, UsageError
+from spri_dspy.lms import CALL, Call, load_lm
+from spri_dspy.records import Usage
+
+logger = logging.getLogger(__name__)
+
+ASK_AGAIN = 2
+"""How many more samples an unreadable answer gets."""
+
+_WARM = 0.7
+"""Temperature of a second sample from an LM that is otherwise greedy and would say the same again."""
+
+
+class RolePredict(dspy.Predict):
+    """A predictor for one stage of a program.
+
+    Args:
+        signature: the stage's signature.
+        role: which LM answers: "base", "critic" or "judge".
+        stage: the stage's name, for traces and recordings; the signature's name by default.
+        **config: as for dspy.Predict.
+
+    Calls take the signature's inputs and two more keywords: `group`, the example's group (demos of other groups
+    are left out), and `rollout`, 0 for the first sample. The prediction carries `call_usage` (records.Usage).
+
+    Raises:
+        UnreadableAnswer: none of the samples could be read (3 LM calls at most).
+    """
+
+    signature: Any  # a Signature class; DSPy declares an instance
+
+    def __init__(
+        self,
+        signature: type[dspy.Signature] | str,
+        *,
+        role: str = "base",
+        stage: str | None = None,
+        **config: Any,
+    ) -> None:
+        super().__init__(signature, **config)
+        self.role = role
+        self.stage_name = stage or self.signature.__name__
+
+    def reset(self) -> None:
+        """Forget demos and traces; keep the LM."""
+        lm = self.__dict__.get("lm")
+        super().reset()
+        self.lm = lm
+
+    def forward(self, **kwargs: Any) -> dspy.Prediction:
+        """One readable answer."""
+        plan = self._plan(kwargs)
+        try:
+            step = next(plan)
+            while True:
+                with _surroundings(*step[:2]):
+                    try:
+                        answer = super().forward(**step[2])
+                    except AdapterParseError as error:
+                        answer = error
+                step = plan.send(answer)
+        except StopIteration as stop:
+            return stop.value
+
+    async def aforward(self, **kwargs: Any) -> dspy.Prediction:
+        """One readable answer, without blocking."""
+        plan = self._plan(kwargs)
+        try:
+            step = next(plan)
+            while True:
+                with _surroundings(*step[:2]):
+                    try:
+                        answer = await super().aforward(**step[2])
+                    except AdapterParseError as error:
+                        answer = error
+                step = plan.send(answer)
+        except StopIteration as stop:
+            return stop.value
+
+    def _plan(
+        self, kwargs: dict[str, Any]
+    ) -> Generator[tuple[Call, Any, dict[str, Any]], dspy.Prediction | AdapterParseError, dspy.Prediction]:
+        """One plan for both ways of calling: yields (call, adapter, arguments) until an answer can be read."""
+        group, rollout = kwargs.pop("group", None), kwargs.pop("rollout", 0)
+        lm = kwargs.pop("lm", None) or self.lm or dspy.settings.lm or _offline()
+        demos = demos_of_group(kwargs.pop("demos", self.demos), group)
+        config, used = kwargs.pop("config", {}), Usage()
+        stated = getattr(lm, "prompt_style", None)
+        adapter = style(stated) if stated else dspy.settings.adapter or style("chat")
+        answer: dspy.Prediction | AdapterParseError | None = None
+        for sample in range(ASK_AGAIN + 1):
+            number = rollout * (ASK_AGAIN + 1) + sample
+            call = Call(self.stage_name, self.role, number, outer=dspy.settings.usage_tracker)
+            fresh = _new_sample(lm, number) if number else {}
+            answer = yield call, adapter, {**kwargs, "lm": lm, "demos": demos, "config": {**config, **fresh}}
+            used += Usage(call.made, call.cached, call.input_tokens, call.output_tokens)
+            if isinstance(answer, dspy.Prediction):
+                answer.__dict__["call_usage"] = used
+                return answer
+            logger.debug("%s: unreadable answer, sample %d", self.stage_name, sample + 1)
+        assert isinstance(answer, AdapterParseError)
+        text = str(answer.lm_response or "")
+        shown = text[:80] + ("..." if len(text) > 80 else "")
+        raise UnreadableAnswer(
+            f"{self.stage_name}: no readable answer in {ASK_AGAIN + 1} samples; last: {shown!r}", text
+        )
+
+    def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
+        """Instructions, field descriptions and demos; never the LM."""
+        lm, self.lm = self.lm, None
+        try:
+            return super().dump_state(json_mode=json_mode)
+        finally:
+            self.lm = lm
+
+    def load_state(self, state: dict[str, Any], *, allow_unsafe_lm_state: bool = False) -> RolePredict:
+        """Take over instructions, field descriptions and demos; the LM stays.
+
+        Raises:
+            UsageError: the state belongs to a signature with other fields.
+        """
+        saved = len(state["signature"]["fields"])
+        if saved != len(self.signature.fields):
+            raise UsageError(
+                f"the saved {self.stage_name} has {saved} fields, this program's has {list(self.signature.fields)}: "
+                "it was saved for another task or version"
+            )
+        lm = self.lm
+        super().load_state({**state, "lm": None}, allow_unsafe_lm_state=False)
+        self.lm = lm
+        return self
+
+
+def demos_of_group(demos: Sequence[Any], group: str | None) -> list[Any]:
+    """The demos to show: those of the group, and those of no group. Without a group: all."""
+    if group is None:
+        return list(demos)
+    return [demo for demo in demos if demo.get("group") in (None, group)]
+
+
+def usage_of(prediction: dspy.Prediction) -> Usage:
+    """What a prediction of a RolePredict cost."""
+    return prediction.__dict__.get("call_usage", Usage(calls=1))
+
+
+def _surroundings(call: Call, adapter: Any) -> _Surroundings:
+    return _Surroundings(call, adapter)
+
+
+class _Surroundings:
+    """DSPy's settings and the call in progress, for the length of one LM call."""
+
+    __slots__ = ("_call", "_context", "_token")
+
+    def __init__(self, call: Call, adapter: Any) -> None:
+        self._call = call
+        self._context = dspy.context(adapter=adapter, usage_tracker=call, warn_on_type_mismatch=False)
+
+    def __enter__(self) -> None:
+        self._context.__enter__()
+        self._token = CALL.set(self._call)
+
+    def __exit__(self, *error: Any) -> None:
+        CALL.reset(self._token)
+        self._context.__exit__(*error)
+
+
+def _new_sample(lm: Any, rollout: int) -> Mapping[str, Any]:
+    """LM settings that make a second sample differ from the first."""
+    temperature = lm.kwargs.get("temperature")
+    return {"rollout_id": rollout, "temperature": temperature or _WARM}
+
+
+def _offline() -> dspy.LM:
+    """The stand-in, when no LM was named anywhere; it says so itself, once."""
+    global _stand_in
+    if _stand_in is None:
+        _stand_in = load_lm("offline")
+    return _stand_in
+
+
+_stand_in: dspy.LM | None = None

@@ -1,0 +1,201 @@
+"""Read a score or a choice out of what a critic or judge wrote.
+
+One reader for the whole project. It knows the shapes that real critics produce and nothing of models,
+stages or files. It never guesses: a text that states no score, half a score (`4.5`) or a score on
+another scale (`10` of 5, `80/100`) gives None, and None is asked again or dropped by whoever called.
+Both readers take time linear in the text.
+
+How `read_score` decides:
+
+1. Only the text after the last `</think>` counts.
+2. Statements have four strengths, and the strongest kind that states anything decides:
+   a tag (`[RESULT] 4`, `<score>4</score>`, `[Score: 4]`, `"score": 4`); a labelled overall score
+   (`Overall Score: 4`, `final score is 4`); a labelled score (`Score: 4 out of 5`); a last line that
+   holds little else (`4`, `(4)`, `**4**`, `4/5`).
+3. Within that kind the last statement decides, also where earlier ones differ: critics weigh before
+   they conclude. A statement whose number is no whole number within the scale is a statement all the
+   same, so `[RESULT] 4 ... [RESULT] 4.5` is None. A tag that holds no number (`<score>A</score>`, an
+   echoed `[YOUR SCORE]`) or only the scale itself (`1-5`) states nothing.
+4. A ladder is no statement: every score of the scale in order, up or down, is a rubric being quoted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+_WORD = r"(?:score|rating|result)"
+_OVERALL = r"(?:overall|final|total)"
+
+# Every repetition in these patterns is bounded: that is what keeps reading linear on a runaway answer.
+_TAG = re.compile(
+    rf"\[\s{{0,4}}(?:{_OVERALL}\s{{1,4}})?{_WORD}\s{{0,4}}(?:\]|[:=]|(?=\s[+-]?[0-9.,]{{1,9}}\s{{0,4}}\]))"
+    rf"|<\s{{0,4}}(?:{_OVERALL}[\s_-]{{1,4}})?{_WORD}(?:\s[^<>\n]{{0,40}})?>"
+    rf'|"(?:{_OVERALL}[\s_-])?{_WORD}"\s{{0,8}}:',
+    re.IGNORECASE,
+)
+_PHRASE = re.compile(
+    rf"(?<!\w)(?P<overall>{_OVERALL}\s{{1,4}})?(?:score|rating)"
+    r"(?:[ \t]{0,4}[(\[][^()\[\]\n]{0,40}[)\]])?"  # the scale between label and colon: "Score (1-5): 4"
+    r"[*_\"'`)\]\s]{0,8}(?:[:=]|\s[-–—]\s|(?P<verb>\b(?:is|of)\s))",
+    re.IGNORECASE,
+)
+_BOUND = re.compile(
+    r"(?:max|maximum|min|minimum|highest|lowest|possible|perfect|top)[\s_-]{1,4}\Z", re.IGNORECASE
+)
+_NUMBER = re.compile(
+    r"(?P<lead>[\s\[\](){}<>\"'`*_#:=]{0,40})(?P<sign>[+\-−–]?)"
+    r"(?P<whole>[0-9]{1,9})(?:(?P<point>[.,])(?P<fraction>[0-9]{1,9}))?"
+)
+_RANGE = re.compile(r"[ \t]{0,4}(?:[-–—~|,]|to\b|or\b|and\b)[ \t]{0,4}(?P<other>[0-9]{1,9})")
+_OUT_OF = re.compile(
+    r"[*_ \t]{0,4}(?:(?:points?|stars?)[ \t]{1,4})?(?:/|(?:out[ \t]{1,4})?of\b)[ \t]{0,4}"
+    r"(?P<high>[0-9]{1,9})(?:\.0{1,9})?(?![0-9/]|\.[0-9])"
+)
+_SPOILED = re.compile(r"[\w/%½¼¾⅓⅔]|[.,][0-9]|[ \t]{1,4}[0-9½¼¾⅓⅔%]")
+_LINE_END = re.compile(r"[^\w\n]{0,20}(?:\n|\Z|</)")
+_TOLERATED = r"[\s*_#>\[\](){}\"'`=:]{0,20}"
+_LAST_LINE = re.compile(
+    rf"{_TOLERATED}(?P<label>(?:(?:{_OVERALL}|my)\s{{1,4}})?(?:score|rating|result|grade|verdict|answer)\b)?"
+    rf"{_TOLERATED}(?P<number>[0-9]{{1,9}}(?:\.0{{1,9}})?)"
+    rf"(?P<scale>[ \t]{{0,4}}(?:/|out of)[ \t]{{0,4}}(?P<high>[0-9]{{1,9}}))?(?P<stop>[.!)]?){_TOLERATED}\Z",
+    re.IGNORECASE,
+)
+_LINE_TAIL = re.compile(
+    r"(?<![\w./,-])(?P<mark>\*\*)?(?P<number>[0-9]{1,9}(?:\.0{1,9})?)"
+    r"(?P<scale>[ \t]{0,4}(?:/|out of)[ \t]{0,4}(?P<high>[0-9]{1,9}))?(?(mark)\*\*)[.!)\]\"'*_]{0,4}\Z",
+    re.IGNORECASE,
+)
+_PUBLISHED = re.compile(r"\[RESULT\][^0-9]{0,40}([0-9])")
+
+
+def read_score(text: str, low: int = 1, high: int = 5) -> int | None:
+    """Read the score that a text states, low to high inclusive, or None if it states none.
+
+    `4.0` is 4; `4.5`, `4,5`, `4-5`, `-4` and any other scale (`8/10` where high is 5) are None. A bare
+    `score of 4` in running text is not a statement: critics also write what a score of 4 would take.
+    Never raises on any string. See the module's text for which statement wins.
+    """
+    answer = text.rpartition("</think>")[2]
+    for statements in (
+        _tags(answer, low, high),
+        _phrases(answer, low, high, overall=True),
+        _phrases(answer, low, high, overall=False),
+    ):
+        stated = _without_ladders(list(statements), low, high)
+        if stated:
+            return stated[-1]
+    return _read_last_line(answer, low, high)
+
+
+def read_score_as_published(text: str) -> int | None:
+    """Read a critique as the released experiment did: the first digit after `[RESULT]`, 1 to 5, or None.
+
+    Quirk: `[RESULT] 4.5` is 4 and `[RESULT] 10` is 1. Only for replaying recorded runs; the recordings
+    hold no critique with two tags, so which of two would win is not known, and the last is read here.
+    Source: the recorded runs of the released experiment.
+    """
+    found = _PUBLISHED.findall(text)
+    return int(found[-1]) if found and 1 <= int(found[-1]) <= 5 else None
+
+
+def read_choice(text: str, choices: Sequence[str]) -> str | None:
+    """Read which of a few answers a text gives, spelled as in `choices`, or None.
+
+    Case and markup do not matter, and the longest choice wins where one is part of another ("Not Harmful"
+    over "Harmful"). Read are: a text that is nothing else; the last labelled answer (`Answer: No`,
+    `<answer>No</answer>`, `[RESULT] No`); else the first words, if a stop or the line's end follows
+    (`Yes, because ...`), and the last line, if it is nothing else. First words and last line that differ
+    are None. A choice somewhere in running text is never read: "no" is a common word.
+    """
+    spelled = {" ".join(choice.casefold().split()): choice for choice in choices}
+    if not spelled:
+        return None
+    answer = text.rpartition("</think>")[2].strip()
+    longest_first = sorted(spelled, key=len, reverse=True)
+    alternatives = [r"\s{1,4}".join(map(re.escape, c.split())) for c in longest_first]
+    choice = rf"(?P<choice>{'|'.join(alternatives)})"
+    label = r"(?:(?:final )?answer|result|verdict|label|choice|judge?ment)"
+    labelled = rf"(?:\[{label}\]|<{label}>|(?<!\w){label}[*_\"'`]{{0,3}}[:=])[\s\[\](){{}}\"'`*_:]{{0,9}}"
+    mark = r"[\s\[\](){}<>\"'`*_#.:]{0,9}"
+    stop = r"[*_\"'`)\]]{0,4}(?:[.,;:!]|\s[-–—]\s|\n|\Z)"
+
+    def read(match: re.Match[str] | None) -> str | None:
+        return None if match is None else spelled[" ".join(match["choice"].casefold().split())]
+
+    found = [*re.finditer(labelled + choice + r"(?!\w)", answer, re.IGNORECASE)]
+    if found:
+        return read(found[-1])
+    first = read(re.match(mark + choice + stop, answer, re.IGNORECASE))
+    last = read(re.fullmatch(mark + choice + r"(?!\w)" + mark, _last_line(answer), re.IGNORECASE))
+    return (first or last) if first is None or last is None or first == last else None
+
+
+def _tags(text: str, low: int, high: int) -> Iterator[int | None]:
+    """Every number that a tag states, in order; None for one that is no score on this scale."""
+    for tag in _TAG.finditer(text):
+        yield from _stated(text, tag.end(), low, high)
+
+
+def _phrases(text: str, low: int, high: int, *, overall: bool) -> Iterator[int | None]:
+    """Every number that a labelled score states, either the overall ones or the others."""
+    for phrase in _PHRASE.finditer(text):
+        is_overall = phrase["overall"] is not None
+        if is_overall != overall or (phrase["verb"] and not is_overall):
+            continue
+        if not _BOUND.search(text[max(0, phrase.start() - 14) : phrase.start()]):
+            yield from _stated(text, phrase.end(), low, high)
+
+
+def _stated(text: str, start: int, low: int, high: int) -> Iterator[int | None]:
+    """Nothing if no number stands at `start`, else one item: the score, or None if it is no score."""
+    number = _NUMBER.match(text, start)
+    if number is None:
+        return
+    end = number.end()
+    out_of = _OUT_OF.match(text, end)
+    spread = None if out_of else _RANGE.match(text, end)
+    if spread and (int(number["whole"]), int(spread["other"])) == (low, high):
+        return
+    if "\n" in number["lead"] and not _LINE_END.match(text, out_of.end() if out_of else end):
+        return  # on a line of its own a number followed by words opens a list or a sentence
+    if spread or (out_of and int(out_of["high"]) != high) or (not out_of and _SPOILED.match(text, end)):
+        yield None
+        return
+    is_whole = not number["point"] or (number["point"] == "." and int(number["fraction"]) == 0)
+    score = int(number["whole"])
+    yield score if is_whole and number["sign"] in ("", "+") and low <= score <= high else None
+
+
+def _without_ladders(stated: list[int | None], low: int, high: int) -> list[int | None]:
+    """The statements less every run that climbs or descends the whole scale one by one."""
+    rising = list(range(low, high + 1))
+    width = len(rising)
+    if width < 3:
+        return stated
+    kept: list[int | None] = []
+    for score in stated:
+        kept.append(score)
+        if kept[-width:] in (rising, rising[::-1]):
+            del kept[-width:]
+    return kept
+
+
+def _last_line(text: str) -> str:
+    """The last line that is not blank, at most its last 200 characters."""
+    stripped = text.rstrip()
+    return stripped[max(stripped.rfind("\n") + 1, len(stripped) - 200, 0) :]
+
+
+def _read_last_line(text: str, low: int, high: int) -> int | None:
+    """The score of a last line that is little more than a score."""
+    line = _last_line(text)
+    match = _LAST_LINE.match(line)
+    if match and match["stop"] in (".", ")") and not (match["label"] or match["scale"] or "(" in line):
+        # "4." is a score as a whole answer, but the start of a cut-off list at the end of a longer one.
+        match = match if line.strip() == text.strip() else None
+    match = match or _LINE_TAIL.search(line)
+    if match is None or (match.re is _LINE_TAIL and not (match["mark"] or match["scale"])):
+        return None
+    score = int(match["number"].split(".")[0])
+    return score if low <= score <= high and (not match["scale"] or int(match["high"]) == high) else None

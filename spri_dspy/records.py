@@ -1,0 +1,195 @@
+"""What one example leaves behind: frozen values that go to JSON and come back equal.
+
+Verdict (a critic's feedback and score) -> Round (one critique of one candidate) -> Record (one finished
+example) -> Score (one number about one example) -> Estimate (one number about a set, with its interval).
+
+It knows shapes only: nothing of DSPy, files, statistics or prompts. A score that could not be read is
+None here and stays None; nothing in this project turns it into a number.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+SCHEMA = 1
+"""Version of the record format. Readers refuse a higher one and accept every lower one."""
+
+StopReason = Literal["accepted", "exhausted", "unscored"]
+"""Why a critique-refine loop ended: gate reached, rounds used up, or a critic that gave no readable score."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A critic's reading of one candidate.
+
+    Attributes:
+        feedback: the critic's text, never empty for a scored verdict of a real critic.
+        score: 1 to 5, or None if no score could be read.
+    """
+
+    feedback: str
+    score: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One critique of one candidate.
+
+    Attributes:
+        stage: "principles" or "response".
+        candidate: the text that was judged.
+        verdict: what the critic said; None if the stage has no critic.
+        attempt: 0 for the first sample of this critique, 1 and 2 when the critic was asked again.
+    """
+
+    stage: str
+    candidate: str
+    verdict: Verdict | None
+    attempt: int = 0
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Round:
+        """Read what `dataclasses.asdict` wrote."""
+        verdict = value.get("verdict")
+        return cls(
+            stage=value["stage"],
+            candidate=value["candidate"],
+            verdict=Verdict(**verdict) if verdict else None,
+            attempt=value.get("attempt", 0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens and calls of one role; calls answered from a cache count in `cached` only."""
+
+    calls: int = 0
+    cached: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.calls + other.calls,
+            self.cached + other.cached,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One finished example of a run, whether it went well or not.
+
+    Attributes:
+        id: the example's id, unique in its run.
+        inputs: the program's inputs, as given.
+        outputs: what the program returned, by field name ("principles", "response", ...); empty on error.
+        stop_reasons: one a stage that has a critic.
+        trace: every critique in order.
+        usage: by role ("base", "critic", "judge").
+        seconds: wall-clock time from start to finish; informative only.
+        group: the example's group (a dimension, a capability), if the task has groups.
+        labels: what is known about the example and not shown to the program (human scores, standards).
+        error: "ErrorName: message" if the example failed, else None.
+    """
+
+    id: str
+    inputs: dict[str, Any]
+    outputs: dict[str, Any] = field(default_factory=dict)
+    stop_reasons: dict[str, StopReason] = field(default_factory=dict)
+    trace: tuple[Round, ...] = ()
+    usage: dict[str, Usage] = field(default_factory=dict)
+    seconds: float = 0.0
+    group: str | None = None
+    labels: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """True if the program finished."""
+        return self.error is None
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain JSON types; `from_json` gives an equal record back."""
+        return asdict(self) | {"trace": [asdict(r) for r in self.trace]}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Record:
+        """Read a record; unknown keys are ignored, so that newer minor fields do no harm."""
+        known = {k: v for k, v in value.items() if k in cls.__slots__}
+        known["trace"] = tuple(Round.from_json(r) for r in value.get("trace", ()))
+        known["usage"] = {role: Usage(**u) for role, u in value.get("usage", {}).items()}
+        return cls(**known)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One number about one example.
+
+    Attributes:
+        id: the example's id. Comparisons between systems are paired on it.
+        value: the judge's number, None if it could not be read.
+        label: the number to compare with (a human's, an oracle rubric's), None if there is none.
+        group: the example's group, for macro means.
+        cluster: examples of one cluster are resampled together (the four responses to one instance);
+            None means the example is its own cluster.
+    """
+
+    id: str
+    value: float | None
+    label: float | None = None
+    group: str | None = None
+    cluster: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Score:
+        """Read what `to_json` wrote."""
+        return cls(**{k: v for k, v in value.items() if k in cls.__slots__})
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """One number about a set of examples, with what is needed to trust it.
+
+    Attributes:
+        name: the metric, such as "pearson".
+        value: nan if it cannot be computed; `reason` then says why.
+        n: examples that went in.
+        dropped: examples that were asked but had no score or no label.
+        low, high: the interval's ends (95 % unless the metric says otherwise), nan if none was computed.
+        reason: why the value is nan, or what to know about it; None if nothing.
+    """
+
+    name: str
+    value: float
+    n: int
+    dropped: int = 0
+    low: float = math.nan
+    high: float = math.nan
+    reason: str | None = None
+
+    @property
+    def coverage(self) -> float:
+        """Share of the examples that went in, in [0, 1]; nan if there were none."""
+        asked = self.n + self.dropped
+        return self.n / asked if asked else math.nan
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain JSON types; nan becomes None, which JSON can hold."""
+        values = asdict(self) | {"coverage": self.coverage}
+        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Estimate:
+        """Read what `to_json` wrote; None becomes nan where a number is expected."""
+        numbers = {k: math.nan if value.get(k) is None else value[k] for k in ("value", "low", "high")}
+        return cls(
+            value["name"], n=value["n"], dropped=value["dropped"], reason=value.get("reason"), **numbers
+        )

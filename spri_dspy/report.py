@@ -1,0 +1,149 @@
+"""What people look at: one example's trace, a run at a glance. Everything is drawn from a run directory.
+
+It knows records and rich; it decides nothing and computes no statistics (see scoring).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from spri_dspy.errors import DataError
+from spri_dspy.records import Record, Round
+from spri_dspy.runs import RunDir
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_SHOWN = 20
+"""Rows of a run shown at a glance; the run directory has them all."""
+
+
+def pick(run: RunDir, example_id: str | None) -> Record:
+    """The record of an id; the first one with a refinement in its trace if no id is given.
+
+    Raises:
+        DataError: the run has no such example, or none yet.
+    """
+    first: Record | None = None
+    near: list[str] = []
+    for record in run.records():
+        if example_id is not None and record.id == example_id:
+            return record
+        if example_id is None and len(record.trace) > 2:
+            return record
+        first = first or record
+        near.append(record.id) if len(near) < _SHOWN else None
+    if example_id is not None:
+        raise DataError(
+            f"{run.path} has no finished example {example_id!r}; it has {', '.join(near) or 'none yet'}"
+        )
+    if first is None:
+        raise DataError(f"{run.path} has no finished example yet")
+    return first
+
+
+def trace(record: Record) -> Iterator[RenderableType]:
+    """One example as it went: inputs, then draft, verdict, refinement, verdict ... for each stage, then the end."""
+    from rich.markup import escape
+    from rich.rule import Rule
+
+    yield Rule(f"[bold]{escape(record.id)}[/]" + (f" · {escape(record.group)}" if record.group else ""))
+    for name, value in record.inputs.items():
+        yield _block(name, str(value), "cyan")
+    if record.error:
+        yield _block("error", record.error, "red")
+    previous: Round | None = None
+    for step in record.trace:
+        if previous is None or previous.stage != step.stage:
+            yield _block(f"{step.stage}: draft", step.candidate, "green")
+        elif step.candidate != previous.candidate:
+            yield _block(f"{step.stage}: refined", step.candidate, "green")
+        yield _verdict(step)
+        previous = step
+    for stage, reason in record.stop_reasons.items():
+        yield f"[bold]{escape(stage)}[/] ended: {reason}"
+    yield f"[dim]{escape(_usage(record))}[/]"
+
+
+def _verdict(step: Round) -> RenderableType:
+    assert step.verdict is not None
+    score = "no readable score" if step.verdict.score is None else f"score {step.verdict.score}"
+    again = f", asked again ({step.attempt})" if step.attempt else ""
+    return _block(f"critic: {score}{again}", step.verdict.feedback, "yellow")
+
+
+def _block(title: str, text: str, colour: str) -> RenderableType:
+    from rich.panel import Panel
+    from rich.text import Text
+
+    return Panel(
+        Text(text), title=Text(title, style=f"bold {colour}"), title_align="left", border_style=colour
+    )
+
+
+def _usage(record: Record) -> str:
+    roles = [
+        f"{role}: {u.calls} calls{f' + {u.cached} from the cache' if u.cached else ''}, "
+        f"{u.input_tokens} tokens in, {u.output_tokens} out"
+        for role, u in record.usage.items()
+    ]
+    return " · ".join([*roles, f"{record.seconds:.2f} s"])
+
+
+def answers(records: Iterable[Record]) -> Iterator[RenderableType]:
+    """Inputs and outputs of a few examples in full."""
+    from rich.markup import escape
+    from rich.rule import Rule
+
+    for record in records:
+        yield Rule(f"[bold]{escape(record.id)}[/]")
+        for name, value in record.inputs.items():
+            yield _block(name, str(value), "cyan")
+        for name, value in record.outputs.items():
+            if isinstance(value, str):
+                yield _block(name, value, "green")
+        yield _block("error", record.error, "red") if record.error else f"[dim]{escape(_ends(record))}[/]"
+
+
+def glance(records: Iterable[Record]) -> Iterator[RenderableType]:
+    """A run as a table: an example a row, how its loops ended, how its response begins; then the counts."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, options in _COLUMNS.items():
+        table.add_column(name, **options)
+    total, ends, failed = 0, Counter[str](), 0
+    for record in records:
+        total, failed = total + 1, failed + (not record.ok)
+        ends.update(f"{stage} {reason}" for stage, reason in record.stop_reasons.items())
+        if total <= _SHOWN:
+            last = record.error or str(
+                record.outputs.get("response") or next(iter(record.outputs.values()), "")
+            )
+            row = (record.id, record.group or "", _ends(record), " ".join(last.split()))
+            table.add_row(*(Text(cell) for cell in row), style="red" if record.error else None)
+    yield table
+    if total > _SHOWN:
+        yield f"[dim]... and {total - _SHOWN} more[/]"
+    counts = ", ".join(f"{n} {end}" for end, n in sorted(ends.items()))
+    yield f"{total} finished, {failed} failed" + (f": {counts}" if counts else "")
+
+
+_COLUMNS: dict[str, dict[str, Any]] = {
+    "id": {"no_wrap": True, "max_width": 24},
+    "group": {"no_wrap": True, "max_width": 24},
+    "rounds": {"no_wrap": True},
+    "response": {"no_wrap": True, "overflow": "ellipsis", "ratio": 1},
+}
+
+
+def _ends(record: Record) -> str:
+    """Scores by stage and how it ended: "principles 3>4 accepted"."""
+    parts: list[str] = []
+    for stage, reason in record.stop_reasons.items():
+        scores = [r.verdict.score for r in record.trace if r.stage == stage and r.verdict]
+        parts.append(f"{stage} {'>'.join('?' if s is None else str(s) for s in scores)} {reason}")
+    return ", ".join(parts)

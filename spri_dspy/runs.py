@@ -1,0 +1,274 @@
+"""A run directory: what was asked (manifest.json), what came out (records.jsonl), finished calls (cache/).
+
+A public, versioned format that reports, notebooks and resuming read; the files are the truth about progress.
+Records are appended one line at a time and never rewritten, so a killed process loses at most the line it was
+writing, and that line's example runs again. One process at a time writes a run: the lock dies with its owner.
+
+It knows files and records. It knows nothing of programs, LMs or DSPy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from spri_dspy.errors import DataError, RunMismatchError, UsageError
+from spri_dspy.records import SCHEMA, Record
+
+logger = logging.getLogger(__name__)
+
+MANIFEST, RECORDS, CACHE, LOCK = "manifest.json", "records.jsonl", "cache", "lock"
+INFORMATIVE = ("schema", "created", "versions", "lms", "command")
+"""Manifest fields that may differ when a run is resumed; every other field must be equal."""
+
+
+class RunDir:
+    """One run on disk, open for writing or only for reading.
+
+    Use `RunDir.create` to start or resume a run, `RunDir.read` to look at one. Closing releases the lock; it is
+    a context manager.
+
+    Attributes:
+        path: the directory.
+        manifest: what the run was asked, as written when it began.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path, self.manifest = path, manifest
+        self._lock: int | None = None
+        self._out: int | None = None
+
+    @classmethod
+    def create(cls, path: str | Path, manifest: Mapping[str, Any], *, fresh: bool = False) -> RunDir:
+        """Start a run, or resume the one that is there.
+
+        Args:
+            path: the directory, made if needed.
+            manifest: what is asked now. Fields outside INFORMATIVE must equal those of the run that is there.
+            fresh: throw the run that is there away and start anew.
+
+        Raises:
+            RunMismatchError: another run is there; names the fields that differ.
+            UsageError: the directory holds something else, is in use, or cannot be written.
+        """
+        folder = Path(path)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            run = cls(folder, {})
+            run._take_lock()
+        except OSError as error:
+            raise UsageError(f"the run directory {folder} cannot be written: {error.strerror}") from None
+        try:
+            run._begin(dict(manifest), fresh)
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    @classmethod
+    def read(cls, path: str | Path) -> RunDir:
+        """Open a run for reading; it may still be running.
+
+        Raises:
+            DataError: there is no run, or a newer version wrote it.
+        """
+        folder = Path(path)
+        if not (folder / MANIFEST).is_file():
+            raise DataError(f"{folder} is no run directory: it has no {MANIFEST}")
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        except ValueError as error:
+            raise DataError(f"{folder / MANIFEST} is not valid JSON: {error}") from None
+        if manifest.get("schema", 0) > SCHEMA:
+            raise DataError(
+                f"{folder} was written by a newer spri-dspy (format {manifest['schema']}); upgrade to read it"
+            )
+        return cls(folder, manifest)
+
+    def _begin(self, manifest: dict[str, Any], fresh: bool) -> None:
+        there = {p.name for p in self.path.iterdir()} - {LOCK}
+        if there and MANIFEST not in there:
+            raise UsageError(f"{self.path} holds other files and no run; name an empty or a new directory")
+        if fresh:
+            self._clear()
+        if (self.path / MANIFEST).exists():
+            self.manifest = RunDir.read(self.path).manifest
+            self._compare(manifest)
+        else:
+            self.manifest = {
+                "schema": SCHEMA,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                **manifest,
+            }
+            _write_whole(self.path / MANIFEST, json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n")
+        self._mend_last_line()
+        self._out = os.open(self.path / RECORDS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def _take_lock(self) -> None:
+        self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(self._lock, 20, 0).decode(errors="replace").strip() or "unknown"
+            os.close(self._lock)
+            self._lock = None
+            raise UsageError(
+                f"{self.path} is in use by another process (pid {owner}); wait for it or stop it"
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+
+    def _clear(self) -> None:
+        for name in (MANIFEST, RECORDS):
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / CACHE, ignore_errors=True)
+
+    def _compare(self, manifest: Mapping[str, Any]) -> None:
+        was, now = self.manifest, json.loads(json.dumps(manifest))
+        differ = sorted(k for k in {*was, *now} - set(INFORMATIVE) if was.get(k) != now.get(k))
+        if differ:
+            shown = "; ".join(f"{k}: {_short(was.get(k))} there, {_short(now.get(k))} now" for k in differ)
+            raise RunMismatchError(
+                f"{self.path} holds another run ({shown}); use another --run, or --fresh to throw it away"
+            )
+
+    def _mend_last_line(self) -> None:
+        """Drop a torn last line; end a whole one that only lacks its newline."""
+        path = self.path / RECORDS
+        if not path.exists() or not path.stat().st_size:
+            return
+        with path.open("rb+") as file:
+            end = _last_line_start(file)
+            tail = file.read()
+            if tail.endswith(b"\n"):
+                return
+            if _record(tail) is not None:
+                file.write(b"\n")
+                return
+            file.truncate(end)
+            logger.warning("%s: dropped a torn last line; its example runs again", path)
+
+    def append(self, record: Record) -> None:
+        """Write one record; when this returns, a killed process has not lost it.
+
+        Raises:
+            UsageError: it cannot be written (a full disk); what was written before is whole.
+        """
+        assert self._out is not None, "the run is not open for writing"
+        line = (json.dumps(record.to_json(), ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+        try:
+            start = os.lseek(self._out, 0, os.SEEK_END)
+            if os.write(self._out, line) != len(line):
+                os.ftruncate(self._out, start)
+                raise OSError(28, "No space left on device")
+        except OSError as error:
+            raise UsageError(
+                f"records cannot be written to {self.path}: {error.strerror}; mend that and start the same command "
+                "again, finished examples are kept"
+            ) from None
+
+    def records(self) -> Iterator[Record]:
+        """Finished examples in the order in which they finished; of an example that ran twice, the last.
+
+        A line that cannot be read is passed over with a warning: its example counts as not finished.
+        """
+        last = {record_id: number for number, record_id, _ in self._index()}
+        for number, value in self._lines():
+            if last.get(str(value["id"])) == number:
+                yield Record.from_json(value)
+
+    def finished(self, *, retry_errors: bool = False) -> set[str]:
+        """Ids of finished examples; those that failed are left out with `retry_errors`."""
+        state = {record_id: ok for _, record_id, ok in self._index()}
+        return {record_id for record_id, ok in state.items() if ok or not retry_errors}
+
+    def _index(self) -> Iterator[tuple[int, str, bool]]:
+        for number, value in self._lines():
+            yield number, str(value["id"]), value.get("error") is None
+
+    def _lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        path = self.path / RECORDS
+        if not path.exists():
+            return
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                value = _record(line)
+                if value is not None:
+                    yield number, value
+                elif line.endswith(b"\n"):
+                    logger.warning(
+                        "%s, line %d cannot be read; its example counts as not finished", path, number
+                    )
+
+    def close(self) -> None:
+        """Release the lock; more calls do nothing."""
+        for name in ("_out", "_lock"):
+            descriptor = getattr(self, name)
+            setattr(self, name, None)
+            if descriptor is not None:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+
+    def __enter__(self) -> RunDir:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def fingerprint(value: Any) -> str:
+    """A short hash of anything that is JSON, the same in every process."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_fingerprint(path: str | Path) -> str:
+    """A short hash of a file's bytes, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        value: Any = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(value, dict):
+        return None
+    found = cast("dict[str, Any]", value)
+    return found if "id" in found and "inputs" in found else None
+
+
+def _last_line_start(file: Any) -> int:
+    """Seek to the start of the last line and tell where that is."""
+    end = file.seek(0, os.SEEK_END)
+    position, step = end - 1, 1 << 16
+    while position > 0:
+        begin = max(0, position - step)
+        file.seek(begin)
+        found = file.read(position - begin).rfind(b"\n")
+        if found >= 0:
+            return file.seek(begin + found + 1)
+        position = begin
+    return file.seek(0)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, "utf-8")
+    partial.replace(path)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

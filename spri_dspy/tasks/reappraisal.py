@@ -1,0 +1,105 @@
+"""Cognitive reappraisal: answer a troubled post so that one appraisal of the situation changes.
+
+A row has a `post` and one of `aim` (free text), `dimension` (a name) or `dimension_id` (1 to 6); it may bring its
+own `standards` and `oracle_principles` for judging. Source of the task: paper.md section 2; all wording is ours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from spri_dspy.errors import UnknownNameError
+from spri_dspy.signatures import Stages
+from spri_dspy.tasks import Example, Task
+from spri_dspy.tasks._rows import row_id, text
+
+GENERAL_AIM = "Help the narrator to see the situation in a way that eases what they feel and lets them go on."
+"""The aim of a post that comes without one."""
+
+INPUTS = {
+    "post": "what someone wrote about a situation that troubles them",
+    "aim": "how the answer should change the narrator's view of the situation",
+}
+
+_WORDING = {
+    "generate_response": """\
+Answer the post so that its narrator comes to see the situation anew, in the direction of the aim.
+
+Follow every one of the principles; do not quote or mention them. Write to the narrator in plain, warm and
+natural language, at eye level, without diagnosing. Use at most 128 words.""",
+    "refine_response": """\
+Rewrite the response so that it deals with every point of the feedback and follows all of the principles.
+
+Keep what already works, and keep to the aim. Write to the narrator in plain, warm and natural language, in
+at most 128 words. Give only the improved response.""",
+}
+
+
+@cache
+def dimensions() -> tuple[dict[str, Any], ...]:
+    """The six appraisal dimensions: dimension_id, dimension, aim, standards, oracle_principles."""
+    return tuple(_load("seeds/reappraisal_dimensions.jsonl"))
+
+
+def task() -> Task:
+    """The task, with one seed a dimension."""
+    return Task(
+        name="reappraisal",
+        inputs=INPUTS,
+        stages=Stages.build(INPUTS, goal=("aim",), wording=_WORDING),
+        seeds=tuple(_seed(row) for row in _load("seeds/reappraisal.jsonl")),
+        read_row=read_row,
+        text_input="post",
+        built_in=Path(str(files("spri_dspy"))) / "examples" / "reappraisal.jsonl",
+        group_of=lambda inputs: _dimension_of_aim().get(inputs["aim"]),
+    )
+
+
+def read_row(row: Mapping[str, Any], number: int) -> Example:
+    """An example of a row; what it does not say about its dimension is filled in.
+
+    Raises:
+        DataError: the post is missing or unusable.
+        UnknownNameError: a dimension that does not exist, and no aim.
+    """
+    post = text(row, "post")
+    known = _dimension(row)
+    aim = text(row, "aim", default=known["aim"] if known else GENERAL_AIM)
+    labels = {k: row.get(k) or (known or {}).get(k) for k in ("standards", "oracle_principles")}
+    group = known["dimension"] if known else _dimension_of_aim().get(aim)
+    return Example(
+        row_id(row, number), {"post": post, "aim": aim}, group, labels={k: v for k, v in labels.items() if v}
+    )
+
+
+def _dimension(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    for key in ("dimension", "dimension_id"):
+        if row.get(key) is not None:
+            found = next((d for d in dimensions() if str(d[key]) == str(row[key])), None)
+            if found is None and "aim" not in row:
+                raise UnknownNameError(
+                    key, str(row[key]), [str(d[key]) for d in dimensions()], "or give an aim"
+                )
+            if found is not None:
+                return found
+    return None
+
+
+@cache
+def _dimension_of_aim() -> dict[str, str]:
+    return {d["aim"]: d["dimension"] for d in dimensions()}
+
+
+def _seed(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: row[k] for k in ("post", "aim", "principles")} | {"group": row["dimension"]}
+
+
+def _load(name: str) -> list[dict[str, Any]]:
+    return [
+        json.loads(line) for line in files("spri_dspy").joinpath(name).read_text("utf-8").splitlines() if line
+    ]

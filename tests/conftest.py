@@ -1,0 +1,33 @@
+"""Shared set-up: servers as fixtures, no keys in the environment, and no network beyond this machine."""
+
+import socket
+
+import pytest
+
+from spri_dspy.lms import KEY_NAMES
+
+pytest_plugins = ["tests.servers.fixtures"]
+
+_LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
+
+
+@pytest.fixture(autouse=True)
+def no_keys(monkeypatch):
+    for name in KEY_NAMES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def no_network(request, monkeypatch):
+    """A name that is not this machine's is not even looked up."""
+    if request.node.get_closest_marker("live"):
+        return
+    look_up = socket.getaddrinfo
+
+    def guarded(host, *args, **kwargs):
+        name = host.decode() if isinstance(host, bytes) else str(host)
+        if not name.startswith(_LOOPBACK):
+            raise AssertionError(f"a test tried to reach {name}")
+        return look_up(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", guarded)

@@ -1,0 +1,47 @@
+"""The published loop, replayed: every recorded run must come out of `SPRI.paper` exactly as it was recorded.
+
+Real GPT-4o-mini and Llama outputs with a real Prometheus-2 critic; more recordings in the same shape are picked
+up as they appear.
+"""
+
+import collections
+
+import pytest
+
+import spri_dspy as spri
+from spri_dspy.lms.replay import replay_lm, script_of
+from tests.data import data_file, data_files, rows
+
+TRACES = data_files("reappraisal/traces/*.jsonl")
+
+
+def clean(text):
+    return text.strip("\n#").strip()
+
+
+def replay(program, recorded, post):
+    script = script_of(recorded["calls"])
+    lm = replay_lm(script)
+    prediction = program.set_lms(base=lm, critic=lm)(post=post["post"], aim=post["aim"])
+    return prediction, script
+
+
+@pytest.fixture(scope="module")
+def posts():
+    return {(r["id"], r["dimension_id"]): r for r in rows(data_file("reappraisal/eval_30.jsonl"))}
+
+
+@pytest.mark.parametrize("path", TRACES, ids=lambda p: getattr(p, "stem", "none"))
+def test_paper_settings_replay_every_recorded_run(path, posts):
+    task = spri.load_task("reappraisal")
+    recorded_runs = rows(path)
+    assert recorded_runs
+    for recorded in recorded_runs:
+        program = spri.SPRI.paper(task)
+        prediction, script = replay(program, recorded, posts[recorded["id"], recorded["dimension_id"]])
+        counts = collections.Counter(r.stage for r in prediction.trace)
+        assert script.left == 0, recorded["id"]
+        assert counts["principles"] == recorded["principle_rounds"], recorded["id"]
+        assert counts["response"] == recorded["response_rounds"], recorded["id"]
+        assert clean(prediction.principles) == clean(recorded["final_principles"]), recorded["id"]
+        assert clean(prediction.response) == clean(recorded["final_response"]), recorded["id"]
