@@ -37,14 +37,14 @@ _TAG = re.compile(
 _PHRASE = re.compile(
     rf"(?<!\w)(?P<overall>{_OVERALL}\s{{1,4}})?(?:score|rating)"
     r"(?:[ \t]{0,4}[(\[][^()\[\]\n]{0,40}[)\]])?"  # the scale between label and colon: "Score (1-5): 4"
-    r"[*_\"'`)\]\s]{0,8}(?:[:=]|\s[-–—]\s|(?P<verb>\b(?:is|of)\s))",
+    r"[*_\"'`)\]\s]{0,8}(?:[:=：]|\s[-–—]\s|(?=\n)|(?P<verb>\b(?:is|of)\s))",
     re.IGNORECASE,
 )
 _BOUND = re.compile(
     r"(?:max|maximum|min|minimum|highest|lowest|possible|perfect|top)[\s_-]{1,4}\Z", re.IGNORECASE
 )
 _NUMBER = re.compile(
-    r"(?P<lead>[\s\[\](){}<>\"'`*_#:=]{0,40})(?P<sign>[+\-−–]?)"
+    r"(?P<lead>[\s\[\](){}<>\"'`*_#:=：]{0,40})(?P<sign>[+\-−–]?)"
     r"(?P<whole>[0-9]{1,9})(?:(?P<point>[.,])(?P<fraction>[0-9]{1,9}))?"
 )
 _RANGE = re.compile(r"[ \t]{0,4}(?:[-–—~|,]|to\b|or\b|and\b)[ \t]{0,4}(?P<other>[0-9]{1,9})")

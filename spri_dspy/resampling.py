@@ -1,0 +1,174 @@
+"""Which examples are drawn together, how often, and what interval follows.
+
+Examples of one cluster share their luck: the four answers to one instruction are not four independent
+examples. So whole clusters are drawn with replacement, separately in every group (a group keeps its number
+of clusters), and an interval is the middle 95 % of what a metric gives on the resamples.
+
+It knows scores and counts, not metrics: a metric hands in an Evaluator, which turns "how often was each
+cluster drawn" into values. It knows nothing of DSPy, files or models.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from spri_dspy.records import Score
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Integers = NDArray[np.int64]
+
+NO_GROUP = "(no group)"
+"""The name under which examples without a group are reported."""
+
+_CHUNK = 2_000_000  # resampled weights held at a time: 16 MB
+
+Evaluator = Callable[["Floats"], "Floats"]
+"""Maps how often each cluster was drawn (resamples x clusters) to one value a resample; nan: undefined."""
+
+
+class Interval(NamedTuple):
+    """The two ends of an interval, nan if there is none, and what to know about it."""
+
+    low: float = math.nan
+    high: float = math.nan
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Scores as arrays of one length, sorted by group, cluster and id; built by `collect`.
+
+    Attributes:
+        values, labels: the numbers; labels are 0 where none is needed.
+        clusters: each row's cluster, 0 to n_clusters - 1.
+        groups: each row's group.
+        n_clusters: how many clusters there are; a part of the rows (`only`) keeps the whole's number.
+        strata: cluster numbers that are resampled among themselves: one array a group. A cluster belongs
+            to the first group it occurs in; clusters that are alone in their group share one stratum.
+    """
+
+    values: Floats
+    labels: Floats
+    clusters: Integers
+    groups: list[str]
+    n_clusters: int
+    strata: list[Integers]
+
+    def only(self, group: str) -> Columns:
+        """The rows of one group; clusters keep their numbers."""
+        import numpy as np
+
+        rows = np.array([g == group for g in self.groups], dtype=np.bool_)
+        groups = [g for g in self.groups if g == group]
+        values, labels, clusters = self.values[rows], self.labels[rows], self.clusters[rows]
+        return Columns(values, labels, clusters, groups, self.n_clusters, self.strata)
+
+
+def is_number(value: float | None) -> bool:
+    """True for a finite number; everything else counts as missing."""
+    return value is not None and math.isfinite(value)
+
+
+def group_of(score: Score) -> str:
+    """The score's group, or NO_GROUP."""
+    return NO_GROUP if score.group is None else score.group
+
+
+def collect(scores: Sequence[Score], *, needs_label: bool) -> Columns:
+    """Turn the scores that have a value, and a label if one is needed, into arrays."""
+    import numpy as np
+
+    usable = [s for s in scores if is_number(s.value) and (not needs_label or is_number(s.label))]
+    usable.sort(key=lambda s: (group_of(s), s.cluster or "", s.id, s.value, s.label or 0.0))
+    numbers: dict[tuple[str, str | int], int] = {}
+    home: list[str] = []
+    clusters: list[int] = []
+    for position, score in enumerate(usable):
+        own = ("example", position) if score.cluster is None else ("cluster", score.cluster)
+        if own not in numbers:
+            numbers[own] = len(numbers)
+            home.append(group_of(score))
+        clusters.append(numbers[own])
+    return Columns(
+        np.array([s.value for s in usable], dtype=np.float64),
+        np.array([s.label if needs_label else 0.0 for s in usable], dtype=np.float64),
+        np.array(clusters, dtype=np.int64),
+        [group_of(s) for s in usable],
+        len(home),
+        _strata(home),
+    )
+
+
+def draw_counts(columns: Columns, resamples: int, rng: random.Random | None = None) -> Iterator[Floats]:
+    """Yield how often each cluster is drawn (resamples x clusters), in chunks that fit into memory.
+
+    Depends only on `rng` (None means `random.Random(0)`), the strata and the number of rows.
+    """
+    import numpy as np
+
+    generator = np.random.default_rng((rng or random.Random(0)).getrandbits(64))
+    size = max(1, _CHUNK // max(1, len(columns.groups)))
+    for start in range(0, resamples, size):
+        counts = np.zeros((min(size, resamples - start), columns.n_clusters))
+        for stratum in columns.strata:
+            even = np.full(len(stratum), 1 / len(stratum))
+            counts[:, stratum] = generator.multinomial(len(stratum), even, size=len(counts))
+        yield counts
+
+
+def bootstrap_interval(
+    columns: Columns, evaluator: Evaluator, resamples: int, rng: random.Random | None = None
+) -> Interval:
+    """Resample the clusters and take the middle 95 % of what the evaluator gives; none for one cluster."""
+    import numpy as np
+
+    if all(len(stratum) < 2 for stratum in columns.strata):
+        return Interval(note="no interval: a single cluster")
+    return middle(np.concatenate([evaluator(c) for c in draw_counts(columns, resamples, rng)]))
+
+
+def middle(values: Floats) -> Interval:
+    """The middle 95 % of the values that are defined.
+
+    Undefined resamples (constant scores, a group without examples) are left out: said in the note where
+    they are more than one in twenty, and no interval where they are more than half.
+    """
+    import numpy as np
+
+    defined = values[np.isfinite(values)]
+    told = f"{len(defined)} of {len(values)} resamples"
+    if not len(defined) or 2 * len(defined) < len(values):
+        return Interval(note=f"no interval: a value in only {told}")
+    low, high = (float(end) for end in np.quantile(defined, (0.025, 0.975)))
+    if float(defined.min()) == float(defined.max()):
+        return Interval(low, high, "every resample gives this value: the interval understates the doubt")
+    return Interval(low, high, f"interval from {told}" if len(defined) < 0.95 * len(values) else None)
+
+
+def wilson(share: float, n: int) -> Interval:
+    """Wilson's 95 % interval of a share out of n: unlike resampling, it is not a point at 0 and 1."""
+    z = 1.959963984540054
+    middle_share = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    # Rounding may put an end a hair inside the share itself.
+    return Interval(min(share, max(0.0, middle_share - half)), max(share, min(1.0, middle_share + half)))
+
+
+def _strata(home: Sequence[str]) -> list[Integers]:
+    """Cluster numbers by group; clusters that are alone in their group come together, last."""
+    import numpy as np
+
+    members: dict[str, list[int]] = {}
+    for number, group in enumerate(home):
+        members.setdefault(group, []).append(number)
+    alone = [m[0] for m in members.values() if len(m) == 1]
+    strata = [np.array(m, dtype=np.int64) for m in members.values() if len(m) > 1]
+    return strata + ([np.array(alone, dtype=np.int64)] if alone else [])
