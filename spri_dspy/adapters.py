@@ -6,8 +6,9 @@
 
 All three read answers with the same leniency: a model that forgets the frame around a single text answer is
 still understood, and a critic's score is found wherever it was written (`reading.read_score`). A scale with
-no readable number is None, which the program handles; a missing text is an AdapterParseError, which
-`RolePredict` answers by asking again. No style makes a second call behind the caller's back.
+no readable number is None, which the program handles; a type with a `from_text` reads its own text; a missing
+text is an AdapterParseError, which `RolePredict` answers by asking again. No style makes a second call behind
+the caller's back.
 
 DSPy 3.5 changes what `format` returns: everything that depends on it is in this file.
 """
@@ -15,7 +16,9 @@ DSPy 3.5 changes what `format` returns: everything that depends on it is in this
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin
+from weakref import WeakKeyDictionary
 
 import dspy
 from dspy.adapters.utils import format_field_value, parse_value
@@ -24,7 +27,10 @@ from dspy.utils.exceptions import AdapterParseError
 from spri_dspy.errors import UnknownNameError
 from spri_dspy.reading import read_score
 
-_HEADER = re.compile(r"^[\s*#`]*\[\[\s*##\s*(\w+)\s*##\s*\]\][*`]*", re.MULTILINE)
+# Every repetition is bounded, so that reading stays linear on a runaway answer.
+_HEADER = re.compile(r"^[ \t>*#`]{0,12}\[\[[ #]{0,6}(\w[\w ]{0,60}?)[ #]{0,6}\]\][*`]{0,3}:?", re.MULTILINE)
+_DEEPEST = 20
+_END = re.compile(r"[ \t>*#`]{0,12}\[\[[ #]{0,6}completed[ #]{0,6}\]\]", re.IGNORECASE)
 
 
 def scale_of(annotation: Any) -> tuple[int, int] | None:
@@ -43,11 +49,19 @@ def is_verdict(signature: type[dspy.Signature]) -> bool:
     return len(annotations) == 2 and str in annotations and any(scale_of(a) for a in annotations)
 
 
+_SYSTEM: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()
+"""System messages by signature and style: they depend on nothing else and cost a fifth of a call's CPU."""
+
+
 class ChatStyle(dspy.ChatAdapter):
     """DSPy's chat style, read leniently and without the hidden second call as JSON."""
 
     def __init__(self) -> None:
         super().__init__(use_json_adapter_fallback=False)
+
+    def format_system_message(self, signature: type[dspy.Signature]) -> str:
+        """Fields, their structure and the instructions."""
+        return _remembered("chat", signature, super().format_system_message)
 
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
         """Read the sections of an answer.
@@ -55,27 +69,38 @@ class ChatStyle(dspy.ChatAdapter):
         Raises:
             AdapterParseError: a field that is not a rating is missing or has the wrong type.
         """
-        return _read_sections(signature, completion, _sections(signature, completion), type(self).__name__)
+        return _read(signature, completion, type(self).__name__)
 
 
 class JsonStyle(dspy.JSONAdapter):
-    """DSPy's JSON style; a verdict that is no JSON is still read as text with a score in it."""
+    """DSPy's JSON style.
+
+    An LM that can be held to a JSON schema gets one, in which a text that another field follows is at most
+    `lm.max_chars` long, if the LM states that: the score behind a feedback is then always reached.
+    """
 
     def __init__(self) -> None:
         super().__init__(use_native_function_calling=False)
 
+    def format_system_message(self, signature: type[dspy.Signature]) -> str:
+        """Fields, their structure and the instructions."""
+        return _remembered("json", signature, super().format_system_message)
+
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
-        """Read one JSON object.
+        """Read one JSON object, or what was written instead of it.
 
         Raises:
-            AdapterParseError: it is not JSON, or a field that is not a rating is missing.
+            AdapterParseError: a field that is not a rating is missing or has the wrong type.
         """
-        try:
-            return super().parse(signature, completion)
-        except AdapterParseError:
-            if not is_verdict(signature) or not completion.strip():
-                raise
-            return _verdict_from_text(signature, completion)
+        return _read(signature, completion, type(self).__name__, json_first=True)
+
+    def _prepare_response_format(
+        self, lm: Any, lm_kwargs: dict[str, Any], signature: type[dspy.Signature]
+    ) -> None:
+        super()._prepare_response_format(lm, lm_kwargs, signature)
+        schema = getattr(lm_kwargs.get("response_format"), "model_json_schema", None)
+        if schema is not None and getattr(lm, "max_chars", None):
+            _bound_texts(schema(), lm.max_chars)  # made anew for every call, and the one that is sent
 
 
 class ResultTagStyle(dspy.Adapter):
@@ -132,7 +157,10 @@ class ResultTagStyle(dspy.Adapter):
         """A demo's answer in this style."""
         if is_verdict(signature):
             text, scale = _verdict_fields(signature)
-            return f"Feedback: {outputs.get(text, missing_field_message)} [RESULT] {outputs.get(scale, '')}".rstrip()
+            said = str(outputs.get(text, missing_field_message)).removeprefix("Feedback:").strip()
+            if "[RESULT]" in said:  # a critique that was read as a whole keeps its tag
+                return f"Feedback: {said}"
+            return f"Feedback: {said} [RESULT] {outputs.get(scale, '')}".rstrip()
         return str(outputs.get(next(iter(signature.output_fields)), missing_field_message))
 
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
@@ -143,7 +171,15 @@ class ResultTagStyle(dspy.Adapter):
         """
         if not _is_plain(signature):
             return STYLES["chat"].parse(signature, completion)
-        return _read_sections(signature, completion, {}, type(self).__name__)
+        return _read(signature, completion, type(self).__name__)
+
+
+def _remembered(style: str, signature: Any, make: Callable[[Any], str]) -> str:
+    made = _SYSTEM.setdefault(signature, {})
+    key = f"{style} {signature.instructions}"  # some optimisers change a signature's instructions in place
+    if key not in made:
+        made[key] = make(signature)
+    return made[key]
 
 
 def _is_plain(signature: type[dspy.Signature]) -> bool:
@@ -154,51 +190,128 @@ def _title(field: str) -> str:
     return field.replace("_", " ").title()
 
 
-def _sections(signature: type[dspy.Signature], completion: str) -> dict[str, str]:
-    """The text under each known header, the first of equal ones; "" holds what stands before any header."""
-    found: dict[str, str] = {}
-    name, start = "", 0
-    for match in _HEADER.finditer(completion):
-        if match.group(1) in signature.output_fields or match.group(1) == "completed":
-            found.setdefault(name, completion[start : match.start()].strip())
-            name, start = match.group(1), match.end()
-    found.setdefault(name, completion[start:].strip())
-    return found
-
-
-def _read_sections(
-    signature: type[dspy.Signature], completion: str, sections: dict[str, str], adapter: str
+def _read(
+    signature: type[dspy.Signature], completion: str, adapter: str, *, json_first: bool = False
 ) -> dict[str, Any]:
-    outputs = signature.output_fields
-    framed = any(name in sections for name in outputs)
-    text = sections.get("", completion.strip())
-    if text and not framed:
-        if is_verdict(signature):
-            return _verdict_from_text(signature, text)
-        if [f.annotation for f in outputs.values()] == [str]:
-            return {next(iter(outputs)): text}
+    """Read an answer in whatever shape it came: sections, a JSON object, or the text alone."""
+    answer = completion.rpartition("</think>")[2]
+    text = _END.split(answer, maxsplit=1)[0].strip()
+    if json_first:
+        found = _json_fields(signature, answer) or _sections(signature, text)
+    else:
+        found = _sections(signature, text) or _json_fields(signature, answer, whole=True)
+    if not found and is_verdict(signature) and text:
+        return _verdict_from_text(signature, text)
+    found = found or _unframed(signature, text, is_json=json_first)
+    whole = _HEADER.sub("", text).strip() if is_verdict(signature) else ""
     values: dict[str, Any] = {}
-    for name, info in outputs.items():
+    for name, info in signature.output_fields.items():
         scale = scale_of(info.annotation)
         if scale:
-            values[name] = read_score(sections.get(name) or sections.get("feedback", ""), *scale)
-        elif name in sections and (sections[name] or info.annotation is not str):
-            values[name] = _parse_typed(signature, name, sections[name], completion, adapter)
-        elif is_verdict(signature):
-            values[name] = sections.get("", "")
-        else:
+            values[name] = _rating(found, name, scale)
+        elif info.annotation is str:
+            values[name] = _as_text(found.get(name)) or whole
+        elif name in found:
+            values[name] = _parse_typed(signature, name, found[name], completion, adapter)
+        if values.get(name, "") == "":
             raise _unreadable(
                 adapter, signature, completion, f"the answer has no text for the field {name!r}"
             )
     return values
 
 
-def _parse_typed(signature: type[dspy.Signature], name: str, text: str, completion: str, adapter: str) -> Any:
+def _sections(signature: type[dspy.Signature], text: str) -> dict[str, str]:
+    """The text under each output's header, {} if there is none.
+
+    The first header that has text counts; of a rating the last, for a critic may quote what it judges.
+    """
+    marks = [(name, m) for m in _HEADER.finditer(text) if (name := _output_named(signature, m.group(1)))]
+    ends = [m.start() for _, m in marks[1:]] + [len(text)]
+    found: dict[str, str] = {}
+    for (name, mark), end in zip(marks, ends, strict=False):
+        if not found.get(name) or scale_of(signature.output_fields[name].annotation):
+            found[name] = text[mark.end() : end].strip()
+    return found
+
+
+def _json_fields(signature: type[dspy.Signature], answer: str, *, whole: bool = False) -> dict[str, Any]:
+    """The outputs in a JSON object, repaired if need be; {} if there is none. `whole`: only if it is all there is."""
+    if "{" not in answer or (whole and not answer.lstrip("`json \n").startswith("{")) or _is_runaway(answer):
+        return {}
+    import json_repair
+
+    value = json_repair.loads(answer)
+    found: dict[str, Any] = {}
+    for part in value if isinstance(value, list) else [value]:
+        if isinstance(part, dict):
+            found |= {name: v for k, v in part.items() if (name := _output_named(signature, str(k)))}
+    return found
+
+
+def _output_named(signature: type[dspy.Signature], heading: str) -> str | None:
+    name = heading.strip().casefold().replace(" ", "_")
+    return name if name in signature.output_fields else None
+
+
+def _unframed(signature: type[dspy.Signature], text: str, *, is_json: bool) -> dict[str, str]:
+    """An answer without a frame, or under another name, is the only output; broken JSON is nothing."""
+    headers = list(_HEADER.finditer(text))
+    if len(headers) == 1:
+        text = text[headers[0].end() :].strip()
+    name, *others = signature.output_fields
+    broken = is_json and signature.output_fields[name].annotation is str and text.startswith(("{", "["))
+    return {} if others or not text or broken else {name: text}
+
+
+def _rating(found: dict[str, Any], name: str, scale: tuple[int, int]) -> int | None:
+    """The score of a rating field; where that is empty, the one that another field states."""
+    stated = found.get(name)
+    if stated is None or stated == "":
+        return next((s for v in found.values() if (s := read_score(str(v), *scale))), None)
+    stated = str(stated)
+    return read_score(f"Score: {stated}" if stated.lstrip(" *_`([\"'")[:1].isdigit() else stated, *scale)
+
+
+def _as_text(value: Any) -> str:
+    """A text or a number; a list or an object one line each; "" for what is neither."""
+    if isinstance(value, dict | list):
+        parts = value.values() if isinstance(value, dict) else value
+        return "\n".join(text for part in parts if (text := _as_text(part)))
+    if value is None or isinstance(value, bool):
+        return ""
+    return str(value).strip()
+
+
+def _parse_typed(
+    signature: type[dspy.Signature], name: str, value: Any, completion: str, adapter: str
+) -> Any:
+    annotation = signature.output_fields[name].annotation
+    read = getattr(annotation, "from_text", None)
     try:
-        return parse_value(text, signature.output_fields[name].annotation)
-    except ValueError as error:
+        if isinstance(value, str) and _is_runaway(value):
+            raise ValueError("brackets open and never close")
+        return read(value) if callable(read) and isinstance(value, str) else parse_value(value, annotation)
+    except (ValueError, TypeError) as error:
         message = f"the field {name!r} cannot be read: {error}"
         raise _unreadable(adapter, signature, completion, message) from error
+
+
+def _is_runaway(text: str) -> bool:
+    """True if brackets nest deeper than any answer needs; repairing that takes minutes."""
+    depth = 0
+    for bracket in re.findall(r"[][{}]", text):
+        depth = max(depth + (1 if bracket in "[{" else -1), 0)
+        if depth > _DEEPEST:
+            return True
+    return False
+
+
+def _bound_texts(schema: dict[str, Any], longest: int) -> None:
+    """Bound every text that another field follows, in place."""
+    for part in (schema, *schema.get("$defs", {}).values()):
+        for field in list(part.get("properties", {}).values())[:-1]:
+            if field.get("type") == "string":
+                field.setdefault("maxLength", longest)
 
 
 def _unreadable(adapter: str, signature: Any, completion: str, message: str) -> AdapterParseError:

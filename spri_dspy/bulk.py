@@ -12,23 +12,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import dspy
 
-from spri_dspy.errors import PrerequisiteError, SpriError, UsageError
+from spri_dspy.errors import BudgetSpent, CallError, PrerequisiteError, SpriError, UsageError
 from spri_dspy.lms.cache import CallCache
 from spri_dspy.lms.client import Retry, Scope, failure_kind, use_scope
+from spri_dspy.lms.limits import Budget, Limiter
 from spri_dspy.records import Record, Usage
 from spri_dspy.runs import CACHE, RunDir
 
-FAILURES_IN_A_ROW = 20
-"""So many failed examples without a good one between them stop a run: something outside is broken."""
+FUSE_SHARE, FUSE_LEAST, FUSE_WINDOW = 0.5, 20, 100
+"""A run stops when at least this share of the last FUSE_WINDOW examples failed, FUSE_LEAST of them having ended."""
 
 _META = ("trace", "usage", "stop_reasons")
 
@@ -66,25 +67,13 @@ class Summary:
     skipped: int = 0
 
 
-class LMSlots:
-    """At most `concurrency` calls in flight, for each LM by itself."""
-
-    def __init__(self, concurrency: int) -> None:
-        self._concurrency = concurrency
-        self._slots: dict[int, asyncio.Semaphore] = {}
-
-    def slot(self, lm: dspy.LM) -> asyncio.Semaphore:
-        """A slot of this LM, to be held while its call is in flight."""
-        return self._slots.setdefault(id(lm), asyncio.Semaphore(self._concurrency))
-
-
 def run_bulk(program: Any, examples: Iterable[BulkExample], run: RunDir, **settings: Any) -> Summary:
     """Run a program over examples; see `arun_bulk`. Works inside a notebook's event loop too."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(arun_bulk(program, examples, run, **settings))
-    return _in_a_thread(lambda: asyncio.run(arun_bulk(program, examples, run, **settings)))
+    return _in_a_thread(arun_bulk(program, examples, run, **settings))
 
 
 async def arun_bulk(
@@ -95,6 +84,8 @@ async def arun_bulk(
     concurrency: int = 16,
     retry: Retry | None = None,
     retry_errors: bool = False,
+    budget: Budget | None = None,
+    deadline: float | None = None,
     on_record: Callable[[Record], None] | None = None,
 ) -> Summary:
     """Run a program over examples into a run directory.
@@ -103,20 +94,22 @@ async def arun_bulk(
         program: a DSPy module with `acall(group=..., **inputs)`.
         examples: read lazily; at most a window of them is open.
         run: from `RunDir.create`. Finished examples are skipped.
-        concurrency: calls in flight, per LM.
+        concurrency: calls in flight at most, per LM; fewer while a server says that it has too much to do.
         retry: how transient failures of single calls are tried again.
         retry_errors: run examples that failed before once more.
+        budget: what the run may spend; see `lms.limits.Budget`.
+        deadline: seconds after which an example is given up, None for never.
         on_record: called with each new record, after it is written.
 
     Raises:
-        UsageError: concurrency below 1, or the run cannot be written.
+        BudgetSpent: the budget is spent; calls that were in flight then are finished and kept.
+        UsageError: concurrency below 1, two examples of one id, or the run cannot be written.
         PrerequisiteError: a failure that every example would meet; finished examples are kept.
     """
-    if concurrency < 1:
-        raise UsageError(f"concurrency must be at least 1, not {concurrency}")
+    limiter = Limiter(concurrency)
     cache = CallCache(run.path / CACHE)
-    scope = Scope(cache=cache, slots=LMSlots(concurrency), retry=retry or Retry())
-    work = _Work(program, run, run.finished(retry_errors=retry_errors), on_record)
+    scope = Scope(cache=cache, slots=limiter, retry=retry or Retry(), budget=budget)
+    work = _Work(program, run, run.finished(retry_errors=retry_errors), on_record, deadline)
     window = concurrency * max(1, _lm_count(program)) + 2
     queue = iter(examples)
     try:
@@ -128,6 +121,8 @@ async def arun_bulk(
         raise _first(errors) from None
     finally:
         cache.close()
+    if work.spent:
+        raise work.spent
     return work.summary
 
 
@@ -139,18 +134,27 @@ class _Work:
     run: RunDir
     finished: set[str]
     on_record: Callable[[Record], None] | None
-    summary: Summary = None  # type: ignore[assignment] # made below, one a run
-    failures: int = 0
-
-    def __post_init__(self) -> None:
-        self.summary = Summary()
+    deadline: float | None
+    summary: Summary = field(default_factory=Summary)
+    started: set[str] = field(default_factory=set)
+    recent: deque[bool] = field(default_factory=lambda: deque(maxlen=FUSE_WINDOW))
+    spent: BudgetSpent | None = None
 
     async def drain(self, queue: Iterator[BulkExample]) -> None:
         for example in queue:
             if example.id in self.finished:
                 self.summary.skipped += 1
                 continue
-            record = await self._run_one(example)
+            if example.id in self.started:
+                raise UsageError(f"two examples have the id {example.id!r}; ids must be unique")
+            self.started.add(example.id)
+            try:
+                record = await self._run_one(example)
+            except (
+                BudgetSpent
+            ) as spent:  # the others stop at their next call, so that none in flight is wasted
+                self.spent = spent
+                return
             self.run.append(record)
             self.summary.done += 1
             if self.on_record:
@@ -163,27 +167,35 @@ class _Work:
         start = time.monotonic()
         common: dict[str, Any] = {
             "id": example.id,
-            "inputs": dict(example.inputs),
+            "inputs": plain(example.inputs),
             "group": example.group,
-            "labels": dict(example.labels),
+            "cluster": getattr(example, "cluster", None),
+            "labels": plain(example.labels),
         }
         try:
-            prediction = await self.program.acall(group=example.group, **example.inputs)
+            async with asyncio.timeout(self.deadline):
+                prediction = await self.program.acall(group=example.group, **example.inputs)
         except Exception as error:  # one example's failure is a record, not the end of the run
             if failure_kind(error) == "fatal":
-                raise PrerequisiteError(f"every example would fail: {_said(error)}") from error
-            if isinstance(error, UsageError):
+                raise PrerequisiteError(
+                    f"every example would fail: {_said(error)}; check the LM's key, model and address, then start "
+                    "the same command again, finished examples are kept"
+                ) from error
+            if isinstance(error, UsageError | BudgetSpent):
                 raise
-            return Record(**common, error=_said(error), seconds=time.monotonic() - start)
+            if isinstance(error, TimeoutError) and self.deadline is not None:
+                error = CallError(f"not finished within the deadline of {self.deadline} s")
+            return Record(**common, error=_said(error), seconds=round(time.monotonic() - start, 3))
         return Record(**common, **_kept(prediction), seconds=round(time.monotonic() - start, 3))
 
     def _watch(self, record: Record) -> None:
-        self.failures = 0 if record.ok else self.failures + 1
+        self.recent.append(record.ok)
         self.summary.failed += not record.ok
-        if self.failures >= FAILURES_IN_A_ROW:
+        failed = self.recent.count(False)
+        if not record.ok and failed >= FUSE_LEAST and failed >= FUSE_SHARE * len(self.recent):
             raise PrerequisiteError(
-                f"{self.failures} examples in a row failed, the last with {record.error}; mend that and start the "
-                "same command again with --retry-errors"
+                f"{failed} of the last {len(self.recent)} examples failed, the last with {record.error}; mend that and "
+                "start the same command again with --retry-errors"
             )
 
 
@@ -201,24 +213,28 @@ def _kept(prediction: dspy.Prediction) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value in JSON types; typed outputs (a rubric) as the dict of their fields."""
+    """A value in JSON types: typed outputs (a rubric) as the dict of their fields, anything else as text."""
     dump = getattr(value, "model_dump", None)
     if callable(dump):
         return dump(mode="json")
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
-    return [plain(v) for v in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def _said(error: BaseException) -> str:
     """Name and first line of an error, short: LM errors may hold whole prompts."""
     lines = str(getattr(error, "message", None) or error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:300]}"
+    return f"{type(error).__name__}: {lines[0][:300].rstrip('.')}"
 
 
 def _lm_count(program: Any) -> int:
+    """How many windows a run can fill: LMs, and each address of an LM that has several."""
     predictors = getattr(program, "named_predictors", list)()
-    return len({id(p.lm) for _, p in predictors if getattr(p, "lm", None) is not None})
+    lms = {id(p.lm): p.lm for _, p in predictors if getattr(p, "lm", None) is not None}
+    return sum(max(1, len(getattr(lm, "replicas", ()))) for lm in lms.values())
 
 
 def _first(errors: BaseExceptionGroup[Exception]) -> BaseException:
@@ -229,21 +245,26 @@ def _first(errors: BaseExceptionGroup[Exception]) -> BaseException:
     return next((e for e in found if isinstance(e, SpriError)), found[0])
 
 
-def _in_a_thread(work: Callable[[], Summary]) -> Summary:
-    """Run an event loop of our own beside the caller's."""
-    result: list[Summary] = []
-    failed: list[BaseException] = []
-
-    def target() -> None:
-        try:
-            result.append(work())
-        except BaseException as error:  # handed to the caller below
-            failed.append(error)
-
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(target,), daemon=True)
+def _in_a_thread(work: Coroutine[Any, Any, Summary]) -> Summary:
+    """Run an event loop of our own beside the caller's; an interrupt of the caller ends the work too."""
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(work)
+    thread = threading.Thread(target=_finish, args=(loop, task), daemon=True)
     thread.start()
-    with contextlib.suppress(RuntimeError):
+    try:
         thread.join()
-    if failed:
-        raise failed[0]
-    return result[0]
+    except BaseException:  # an interrupted notebook cell; what is finished is kept
+        with contextlib.suppress(RuntimeError):  # the loop is closed: all was done already
+            loop.call_soon_threadsafe(task.cancel)
+        thread.join()
+        raise
+    return task.result()
+
+
+def _finish(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+    try:
+        loop.run_until_complete(asyncio.wait([task]))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        loop.close()

@@ -6,9 +6,11 @@ outside (a key, a server, an extra), 130 interrupted (the run can be resumed).
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,45 +52,84 @@ def _root(
 
 @app.command()
 def run(
-    task: Annotated[str, typer.Argument(help="reappraisal, an installed task, or path/to/file.py:NAME")],
-    data: Annotated[
-        Path | None, typer.Option(help="JSON-lines file; default: the examples that come with it.")
-    ] = None,
+    task: Annotated[str, typer.Argument(help="reappraisal, rubrics, sft, or path/to/file.py:NAME")],
+    data: Annotated[str | None, typer.Option(help="JSON-lines file, hub, or hf:NAME:SPLIT.")] = None,
     text: Annotated[str | None, typer.Option(help="One input, instead of a file.")] = None,
-    lm: LMOption = None,
-    run_dir: Annotated[
-        Path | None, typer.Option("--run", help="Run directory; the same one again resumes.")
+    system: Annotated[str, typer.Option(help="What answers: spri, or a baseline such as vanilla.")] = "spri",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the system; repeat.")
     ] = None,
+    lm: LMOption = None,
+    run_dir: Annotated[Path | None, typer.Option("--run", help="Run directory; the same resumes.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first N examples.")] = None,
     concurrency: Annotated[int, typer.Option(help="LM calls in flight, per LM.")] = 16,
     seed: Annotated[int, typer.Option(help="Seed of everything random here.")] = 0,
     paper: Annotated[bool, typer.Option("--paper", help="The published behaviour, faults included.")] = False,
-    json_out: JsonOption = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done and what it takes.")
+    program: Annotated[Path | None, typer.Option(help="A saved or tuned program to use.")] = None,
+    rubrics: Annotated[
+        Path | None, typer.Option(help="Exported rubrics to judge with (task rubrics).")
+    ] = None,
+    with_reference: Annotated[
+        bool, typer.Option("--with-reference", help="Show the judge the reference answer (task rubrics).")
     ] = False,
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="Go on although inputs are among the seeds; marks the run.")
+    ] = False,
+    max_calls: Annotated[int | None, typer.Option(help="Stop, resumably, after N LM calls.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Stop, resumably, after N tokens.")] = None,
+    max_usd: Annotated[float | None, typer.Option(help="Stop, resumably, after so many dollars.")] = None,
+    deadline: Annotated[float | None, typer.Option(help="Give an example up after N seconds.")] = None,
+    json_out: JsonOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take; do nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw the run that is there away.")] = False,
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="Run failed examples once more.")
     ] = False,
 ) -> None:
-    """Run SPRI on the examples of a task. Starting the same command again goes on where it stopped."""
+    """Run SPRI, or another system, on the examples of a task. The same command again goes on where it stopped."""
     from spri_dspy import jobs
+    from spri_dspy.lms.limits import Budget
 
-    job = jobs.plan(task, data=data, text=text, lms=_roles(lm), limit=limit, seed=seed, paper=paper)
+    job = jobs.plan(
+        jobs.Request(
+            task=task,
+            system=system,
+            settings=_pairs("--set", setting),
+            data=data,
+            text=text,
+            lms=_pairs("--lm", lm),
+            limit=limit,
+            seed=seed,
+            paper=paper,
+            program=program,
+            rubrics=rubrics,
+            task_options={"with_reference": True} if with_reference else {},
+            allow_leak=allow_leak,
+        )
+    )
     if concurrency < 1:
         raise UsageError(f"--concurrency must be at least 1, not {concurrency}")
+    budget = Budget(max_calls, max_tokens, max_usd)
     if dry_run:
-        _print_json(job.forecast()) if json_out else _print(job.forecast_lines())
+        _print_json(job.forecast()) if json_out else _print_lines(job.forecast_lines())
         return
     with job.open(run_dir, fresh=fresh) as directory, _progress(job.total) as advance:
         summary = jobs.execute(
-            job, directory, concurrency=concurrency, retry_errors=retry_errors, on_record=lambda _: advance()
+            job,
+            directory,
+            concurrency=concurrency,
+            retry_errors=retry_errors,
+            budget=budget,
+            deadline=deadline,
+            on_record=lambda _: advance(),
         )
     _show_results(directory, json_out, in_full=text is not None)
     again = f"; {summary.skipped} were finished before" if summary.skipped else ""
-    _say([f"{summary.done} examples run{again}. Look at one: spri show {directory.path} ID"])
-    if summary.failed:
+    ran = "1 example" if summary.done == 1 else f"{summary.done} examples"
+    _say([f"{ran} run{again}. Look at one: spri show {directory.path} ID"])
+    failed = len(directory.finished() - directory.finished(retry_errors=True))
+    if failed:
+        _say([f"{failed} failed; the same command with --retry-errors runs what failed once more"])
         raise typer.Exit(1)
 
 
@@ -113,33 +154,36 @@ def doctor(lm: LMOption = None, json_out: JsonOption = False) -> None:
     """Check this machine: Python, versions, which keys are set, and one call to each LM named."""
     from spri_dspy import jobs
 
-    findings = jobs.examine(_roles(lm))
+    findings = jobs.examine(_pairs("--lm", lm))
     if json_out:
         _print_json(findings)
     else:
-        _print(f"{name}: {said}" for name, said in jobs.flatten(findings))
+        _print_lines(f"{name}: {said}" for name, said in jobs.flatten(findings))
     if any(not answer["ok"] for answer in findings["lms"].values()):
         raise typer.Exit(3)
 
 
-def _roles(options: list[str] | None) -> dict[str, str]:
-    roles: dict[str, str] = {}
+_EXAMPLES = {"--lm": ("ROLE=STRING", "base=openai/gpt-4o-mini"), "--set": ("NAME=VALUE", "seeds=none")}
+
+
+def _pairs(flag: str, options: list[str] | None) -> dict[str, str]:
+    """Repeated NAME=VALUE options as a dict."""
+    pairs: dict[str, str] = {}
     for option in options or []:
-        role, equals, string = option.partition("=")
-        if not equals or not string:
-            raise UsageError(f"--lm takes ROLE=STRING, such as base=openai/gpt-4o-mini, not {option!r}")
-        if role in roles:
-            raise UsageError(f"--lm names the role {role} twice")
-        roles[role] = string
-    return roles
+        name, equals, value = option.partition("=")
+        if not equals or not name or not value:
+            form, example = _EXAMPLES[flag]
+            raise UsageError(f"{flag} takes {form}, such as {example}, not {option!r}")
+        if name in pairs:
+            raise UsageError(f"{flag} names {name} twice")
+        pairs[name] = value
+    return pairs
 
 
 def _console(stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(
-        stderr=stderr, highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 120
-    )
+    return Console(stderr=stderr, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 120)
 
 
 def _print(parts: Any) -> None:
@@ -148,13 +192,21 @@ def _print(parts: Any) -> None:
         console.print(part)
 
 
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        sys.stdout.write(line + "\n")
+
+
 def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    """One line; where the terminal is not UTF-8, other letters are written as JSON escapes."""
+    is_utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+    sys.stdout.write(json.dumps(value, ensure_ascii=not is_utf8) + "\n")
 
 
 def _say(lines: list[str]) -> None:
+    """Talk, one line each whatever is in it: a file's name or an LM's error may hold line breaks."""
     for line in lines:
-        sys.stderr.write(f"spri: {line}\n")
+        sys.stderr.write(f"spri: {' '.join(line.split())}\n")
 
 
 def _show_results(directory: Any, json_out: bool, in_full: bool) -> None:
@@ -187,8 +239,11 @@ class _progress:  # noqa: N801 - used as a function
 
 def main() -> None:
     """Run the command line and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is escaped, not a crash
+            stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(standalone_mode=False)
+        code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
     except SpriError as error:
         _say([str(error)])
         sys.exit(error.exit_code)

@@ -6,6 +6,7 @@
     │   ├── UnknownNameError  a name that no task, system, judge or optimiser has: carries the menu
     │   ├── RunMismatchError  a run directory made with other settings: names the fields that differ
     │   └── LeakError         evaluation inputs found among seeds or tuning data: names the pairs
+    ├── BudgetSpent           --max-calls, --max-tokens or --max-usd is reached: one line, exit 4, resumable
     ├── PrerequisiteError     something outside is missing (key, server, extra): one line, exit 3
     └── CallError             one LM call that could not be finished: becomes the example's Record.error
         ├── UnreadableAnswer  the LM answered, but not in a shape that can be read
@@ -58,6 +59,12 @@ class RunMismatchError(UsageError):
 
 class LeakError(UsageError):
     """Evaluation inputs are, exactly or nearly, among the seeds or the tuning data."""
+
+
+class BudgetSpent(SpriError):
+    """What the run may spend is spent. Finished examples are kept; a larger budget goes on."""
+
+    exit_code = 4
 
 
 class PrerequisiteError(SpriError):

@@ -6,20 +6,24 @@ row of the data. `Job.open` makes or resumes the run directory, `execute` fills 
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from spri_dspy.baselines import load_system
 from spri_dspy.bulk import Summary, run_bulk
-from spri_dspy.errors import SpriError, UsageError
+from spri_dspy.errors import DataError, SpriError, UsageError
+from spri_dspy.leaks import Leak, Text, check_leaks
 from spri_dspy.lms import LMSpec, check_roles, load_lm
-from spri_dspy.lms.client import Retry
-from spri_dspy.program import SPRI
+from spri_dspy.lms.client import Retry, Scope, use_scope
+from spri_dspy.lms.limits import Budget
+from spri_dspy.program import CritiqueRefine
 from spri_dspy.records import Record
 from spri_dspy.runs import RunDir, file_fingerprint, fingerprint
 from spri_dspy.tasks import Example, Task, load_task
@@ -28,7 +32,42 @@ _CONNECTION = ("timeout", "api_base", "key_env", "route")
 _PACKAGES = ("spri-dspy", "dspy", "litellm", "datasets", "scipy")
 
 # Calls an example takes: both stages accepted at once; as measured on the published runs; every round used.
-_CALLS = {"fewest": 4, "typical": 4.5, "most": 14}
+_CALLS = {"fewest": 4, "typical": 4.5, "most": 16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asks for.
+
+    Attributes:
+        task: a task's name, or the task.
+        system: what answers: spri or a baseline's name.
+        settings: settings of the system, such as {"seeds": "none"}.
+        data: a file, hub, or hf:NAME:SPLIT; None for the examples that come with the task.
+        text: one input instead of a file.
+        lms: LM strings by role; nothing means offline.
+        limit: only the first N examples.
+        seed: of everything random.
+        paper: the published behaviour.
+        program: a saved program whose prompts and demos are used.
+        rubrics: exported rubrics to judge with, instead of writing new ones.
+        task_options: options of the task, such as {"with_reference": True}.
+        allow_leak: go on although evaluation inputs are among the seeds; the run is marked.
+    """
+
+    task: str | Task
+    system: str = "spri"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    data: str | Path | None = None
+    text: str | None = None
+    lms: Mapping[str, str] = field(default_factory=dict)
+    limit: int | None = None
+    seed: int = 0
+    paper: bool = False
+    program: Path | None = None
+    rubrics: Path | None = None
+    task_options: Mapping[str, Any] = field(default_factory=dict)
+    allow_leak: bool = False
 
 
 @dataclass
@@ -50,7 +89,10 @@ class Job:
 
     def open(self, path: Path | None, *, fresh: bool = False) -> RunDir:
         """Make the run directory or resume it; without a path, one named after what is asked."""
-        named = Path("runs") / f"{self.task.name}-{fingerprint(_identity(self.manifest))[:8]}"
+        named = (
+            Path("runs")
+            / f"{self.task.name}-{self.manifest['system']}-{fingerprint(_identity(self.manifest))[:8]}"
+        )
         return RunDir.create(path or named, self.manifest, fresh=fresh)
 
     def forecast(self) -> dict[str, Any]:
@@ -78,34 +120,48 @@ class Job:
         yield "nothing was run and nothing was written"
 
 
-def plan(
-    task: str | Task,
-    *,
-    data: Path | None = None,
-    text: str | None = None,
-    lms: Mapping[str, str] | None = None,
-    limit: int | None = None,
-    seed: int = 0,
-    paper: bool = False,
-) -> Job:
+def plan(request: Request) -> Job:
     """Check what is asked, and make it ready.
 
     Raises:
         UsageError: anything about the request or the data is wrong.
+        LeakError: evaluation inputs are among the seeds.
         PrerequisiteError: a key or an address is missing.
     """
-    found = load_task(task)
-    if limit is not None and limit < 1:
-        raise UsageError(f"--limit must be at least 1, not {limit}")
-    if data is not None and text is not None:
+    task = load_task(request.task, **request.task_options)
+    if request.limit is not None and request.limit < 1:
+        raise UsageError(f"--limit must be at least 1, not {request.limit}")
+    if request.data is not None and request.text is not None:
         raise UsageError("give --data or --text, not both")
-    specs = check_roles(lms or {}) or {"base": LMSpec("offline")}
-    source = _source(found, data, text, limit)
-    total, characters = _measure(source())
-    program = SPRI.paper(found) if paper else SPRI(found)
-    program.set_lms(**{role: load_lm(_seeded(spec, seed)) for role, spec in specs.items() if role != "judge"})
-    manifest = _manifest(found, program, specs, seed, paper, data, text)
-    return Job(found, program, source, total, manifest, characters)
+    specs = {"base": LMSpec("offline")} | check_roles(request.lms)
+    program = load_system(request.system, task, paper=request.paper, **request.settings)
+    if request.program:
+        load_program(program, request.program)
+    source = _source(task, request, program)
+    total, characters, leaks = _survey(task, program, source(), request.allow_leak)
+    used = {role: spec for role, spec in specs.items() if role != "judge"}
+    program.set_lms(**{role: load_lm(_seeded(spec, request.seed)) for role, spec in used.items()})
+    manifest = _manifest(task, program, specs, request)
+    if leaks:
+        manifest["leaks"] = [str(leak) for leak in leaks[:20]]
+    return Job(task, program, source, total, manifest, characters)
+
+
+def load_program(program: Any, path: Path) -> None:
+    """Give a program the prompts and demos of a saved one.
+
+    Raises:
+        UsageError: the file does not exist, is no saved program, or is another program's.
+    """
+    try:
+        state = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"the program {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"the program {path} is not valid JSON: {error}") from None
+    if not isinstance(state, dict):
+        raise UsageError(f"{path} is no saved program")
+    program.load_state(state.get("program", state))
 
 
 def execute(
@@ -116,35 +172,88 @@ def execute(
     retry_errors: bool = False,
     on_record: Callable[[Record], None] | None = None,
     retry: Retry | None = None,
+    budget: Budget | None = None,
+    deadline: float | None = None,
 ) -> Summary:
-    """Run what is not finished yet."""
+    """Run what is not finished yet; see `bulk.arun_bulk`."""
     return run_bulk(
         job.program,
         job.source(),
         directory,
         concurrency=concurrency,
         retry=retry,
+        budget=budget,
+        deadline=deadline,
         retry_errors=retry_errors,
         on_record=on_record,
     )
 
 
-def _source(
-    task: Task, data: Path | None, text: str | None, limit: int | None
-) -> Callable[[], Iterator[Example]]:
-    if text is not None:
-        example = task.example_of(id="text", **{task.text_input: text})
-        return lambda: iter([example])
-    return lambda: islice(task.examples(data), limit)
+def _source(task: Task, request: Request, program: Any) -> Callable[[], Iterator[Example]]:
+    """Examples as the program is to see them: with the labels it may see, and with rubrics that were given."""
+    shown = tuple(getattr(program, "label_inputs", ()))
+    rubrics = _given_rubrics(task, request.rubrics)
+    if request.text is not None:
+        examples = [task.example_of(id="text", **{task.text_input: request.text})]
+        read = lambda: iter(examples)  # noqa: E731 - one of two sources of the same kind
+    else:
+        read = lambda: islice(task.examples(request.data), request.limit)  # noqa: E731
+    if not shown and rubrics is None:
+        return read
+    return lambda: (_completed(example, shown, rubrics) for example in read())
 
 
-def _measure(examples: Iterator[Example]) -> tuple[int, int]:
-    """Number of examples and characters in their inputs; reading them checks every row."""
+def _completed(example: Example, shown: tuple[str, ...], rubrics: Mapping[str, Any] | None) -> Example:
+    missing = [name for name in shown if name not in example.labels]
+    if missing:
+        raise DataError(f"example {example.id!r} has no {', '.join(missing)}, which this system is shown")
+    inputs = {**example.inputs, **{name: example.labels[name] for name in shown}}
+    if rubrics is not None:
+        instance = example.cluster or example.id
+        if instance not in rubrics:
+            raise DataError(
+                f"the rubric file has no rubric for {instance!r}; it was made for other instances"
+            )
+        inputs["principles"] = rubrics[instance]
+    return replace(example, inputs=inputs)
+
+
+def _given_rubrics(task: Task, path: Path | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    if task.name != "rubrics":
+        raise UsageError(f"--rubrics is for the task rubrics, not for {task.name}")
+    from spri_dspy.tasks.rubrics import Rubric, read_export
+
+    return {instance: Rubric(**rubric) for instance, rubric in read_export(path).items()}
+
+
+def _survey(
+    task: Task, program: Any, examples: Iterator[Example], allow_leak: bool
+) -> tuple[int, int, tuple[Leak, ...]]:
+    """Read all examples once: how many, how many characters, and which of them are among the seeds."""
     total = characters = 0
-    for example in examples:
-        total += 1
-        characters += sum(len(str(value)) for value in example.inputs.values())
-    return total, characters
+
+    def texts() -> Iterator[Text]:
+        nonlocal total, characters
+        seen: set[str] = set()
+        for example in examples:
+            total += 1
+            characters += sum(len(str(value)) for value in example.inputs.values())
+            source = example.cluster or example.id
+            if source not in seen:
+                seen.add(source)
+                yield Text(source, str(example.inputs[task.text_input]), "evaluation")
+
+    leaks = check_leaks({"seeds": seed_texts(task, program), "evaluation": texts()}, allow=allow_leak)
+    return total, characters, leaks
+
+
+def seed_texts(task: Task, program: Any) -> list[Text]:
+    """The inputs of every demo that a program shows, for the leak guard."""
+    demos = [demo for _, predictor in program.named_predictors() for demo in predictor.demos]
+    inputs = dict.fromkeys(str(demo[task.text_input]) for demo in demos if task.text_input in demo)
+    return [Text(f"seed {number}", text, "seeds") for number, text in enumerate(inputs, 1)]
 
 
 def _seeded(spec: LMSpec, seed: int) -> LMSpec:
@@ -154,29 +263,30 @@ def _seeded(spec: LMSpec, seed: int) -> LMSpec:
     return LMSpec(spec.model, {**spec.options, "seed": seed})
 
 
-def _manifest(
-    task: Task,
-    program: Any,
-    specs: Mapping[str, LMSpec],
-    seed: int,
-    paper: bool,
-    data: Path | None,
-    text: str | None,
-) -> dict[str, Any]:
-    source = (
-        {"text": fingerprint(text)} if text is not None else {"file": file_fingerprint(data or task.built_in)}
-    )
+def _manifest(task: Task, program: Any, specs: Mapping[str, LMSpec], request: Request) -> dict[str, Any]:
     return {
         "task": task.name,
-        "system": "spri",
-        "data": source,
+        "system": request.system,
+        "data": _data_identity(task, request),
         "program": fingerprint([program.dump_state(), _loop_settings(program)]),
         "models": {role: _model_identity(spec) for role, spec in specs.items()},
-        "settings": {"paper": paper},
-        "seed": seed,
+        "settings": {"paper": request.paper, **request.settings, **request.task_options},
+        "seed": request.seed,
         "lms": {role: str(spec) for role, spec in specs.items()},
         "versions": versions(),
     }
+
+
+def _data_identity(task: Task, request: Request) -> dict[str, str]:
+    given = {"rubrics": file_fingerprint(request.rubrics)} if request.rubrics else {}
+    if request.text is not None:
+        return {"text": fingerprint(request.text), **given}
+    source = task.source(request.data)
+    return {"hub" if source.startswith("hf:") else "file": _fingerprint_of(source), **given}
+
+
+def _fingerprint_of(source: str) -> str:
+    return source if source.startswith("hf:") else file_fingerprint(source)
 
 
 def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,10 +299,11 @@ def _model_identity(spec: LMSpec) -> str:
     return str(LMSpec(spec.model, kept))
 
 
-def _loop_settings(program: Any) -> list[Any]:
+def _loop_settings(program: Any) -> dict[str, list[Any]]:
+    """What decides a program's course beside its prompts, by loop."""
     names = ("accept_at", "max_critiques", "keep", "on_unscored")
-    loops = [program.principles, program.response]
-    return [[getattr(loop, name) for name in names] for loop in loops]
+    loops = {name: loop for name, loop in program.named_sub_modules(CritiqueRefine)}
+    return {name: [getattr(loop, setting) for setting in names] for name, loop in loops.items()}
 
 
 def _price(lms: Mapping[str, str], tokens_in: int, tokens_out: int) -> float | None:
@@ -233,14 +344,17 @@ def examine(lms: Mapping[str, str]) -> dict[str, Any]:
         "versions": versions(),
         "keys_set": sorted(name for name in KEY_NAMES if os.environ.get(name)),
         "keys_not_set": sorted(name for name in KEY_NAMES if not os.environ.get(name)),
-        "lms": {role: _try_lm(text) for role, text in ({"base": "offline"} | dict(lms)).items() if text},
+        "lms": {
+            role: _try_lm(spec) for role, spec in ({"base": LMSpec("offline")} | check_roles(lms)).items()
+        },
     }
 
 
-def _try_lm(text: str) -> dict[str, Any]:
+def _try_lm(spec: LMSpec) -> dict[str, Any]:
+    text = str(spec)
     try:
-        lm = load_lm(text)
-        answer = lm("Answer with the one word: ready")
+        with use_scope(Scope(retry=Retry(attempts=1))):
+            answer = load_lm(spec)("Answer with the one word: ready")
     except Exception as error:  # whatever is wrong with an LM is what the doctor is asked for
         lines = str(getattr(error, "message", None) or error).splitlines() or [type(error).__name__]
         known = "" if isinstance(error, SpriError) else f"{type(error).__name__}: "

@@ -164,7 +164,80 @@ class CritiqueRefine(dspy.Module):
         )
 
 
-class SPRI(dspy.Module):
+class Program(dspy.Module):
+    """A system that answers a task's inputs: what SPRI and every baseline have in common.
+
+    A subclass makes its RolePredicts, lists its `inputs`, and writes `plan`, a generator that yields (predictor,
+    arguments), receives predictions, and returns the fields of the final prediction.
+
+    Attributes:
+        inputs: names of the inputs that a call must have.
+        optional: names of inputs that a call may have.
+        label_inputs: names of labels that this system is shown (an oracle sees the experts' principles).
+    """
+
+    inputs: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    label_inputs: tuple[str, ...] = ()
+
+    def __init__(self, task: ProgramTask) -> None:
+        super().__init__()
+        self.task_name = task.name
+        self.group_of = getattr(task, "group_of", None)
+
+    def plan(self, inputs: Mapping[str, Any], group: str | None = None) -> Plan:
+        """Yield (predictor, arguments), receive predictions, return the fields of the prediction."""
+        raise NotImplementedError(f"{type(self).__name__} has no plan")
+
+    def forward(self, group: str | None = None, **inputs: Any) -> dspy.Prediction:
+        """Answer one input.
+
+        Raises:
+            UsageError: an input is missing or unknown.
+            UnreadableAnswer: an LM gave nothing that can be read.
+        """
+        return _prediction(*_drive(self.plan(inputs, self._check(inputs, group))))
+
+    async def aforward(self, group: str | None = None, **inputs: Any) -> dspy.Prediction:
+        """Answer one input without blocking."""
+        return _prediction(*await _adrive(self.plan(inputs, self._check(inputs, group))))
+
+    def _check(self, inputs: Mapping[str, Any], group: str | None) -> str | None:
+        """Refuse wrong inputs; tell the group if it was not given."""
+        must = (*self.inputs, *self.label_inputs)
+        missing, unknown = [n for n in must if n not in inputs], set(inputs) - {*must, *self.optional}
+        if missing or unknown:
+            said = [f"missing {', '.join(missing)}"] if missing else []
+            said += [f"unknown {', '.join(sorted(unknown))}"] if unknown else []
+            raise UsageError(f"inputs of {self.task_name}: {'; '.join(said)}; it takes {', '.join(must)}")
+        return self.group_of(inputs) if group is None and self.group_of else group
+
+    def set_lms(self, base: Any = None, critic: Any = None) -> Program:
+        """Give the roles their LMs, as LM strings or dspy.LM objects. Without a critic, the base criticises."""
+        return set_lms(self, base=base, critic=critic)
+
+    def set_lm(self, lm: Any) -> None:
+        """Set the base LM. The critic keeps its own: DSPy's optimisers call this with one LM for all."""
+        for _, predictor in self.named_predictors():
+            if getattr(predictor, "role", "base") == "base":
+                predictor.lm = lm
+
+    def get_lm(self) -> Any:
+        """The base LM."""
+        roles = ((p, getattr(p, "role", "base")) for _, p in self.named_predictors())
+        return next((p.lm for p, role in roles if role == "base"), None)
+
+    def load_state(self, state: dict[str, Any], *, allow_unsafe_lm_state: bool = False) -> None:
+        """Take over saved prompts and demos; LMs stay as they are set.
+
+        Raises:
+            UsageError: the state belongs to a program with other predictors or fields.
+        """
+        check_state(self, state)
+        super().load_state(state, allow_unsafe_lm_state=False)
+
+
+class SPRI(Program):
     """Situated principles, then a response that follows them.
 
     Args:
@@ -177,10 +250,13 @@ class SPRI(dspy.Module):
         program = SPRI(load_task("reappraisal")).set_lms(base="openai/gpt-4o-mini")
         prediction = program(post="...", aim="...")        # or: await program.acall(...)
         prediction.principles, prediction.response, prediction.stop_reasons, prediction.trace, prediction.usage
+
+    A call that brings `principles` goes straight to the second stage; a call without what only the second stage
+    needs (a rubrics instance with no answer to judge) ends after the first.
     """
 
     def __init__(self, task: ProgramTask, **loop: Any) -> None:
-        super().__init__()
+        super().__init__(task)
         stages = task.stages
         self.principles = CritiqueRefine(
             stages.generate_principles,
@@ -196,8 +272,9 @@ class SPRI(dspy.Module):
             stage="response",
             **loop,
         )
-        self.task_name = task.name
-        self.group_of = getattr(task, "group_of", None)
+        self.inputs = tuple(stages.generate_principles.input_fields)
+        second = (n for n in stages.generate_response.input_fields if n not in self.inputs)
+        self.optional = tuple(second)
         self.principles.generate.demos = [dspy.Example(seed) for seed in task.seeds]
 
     @classmethod
@@ -212,39 +289,16 @@ class SPRI(dspy.Module):
         )
         return cls(published, **{"keep": "last", "on_unscored": "stop", **loop})
 
-    @property
-    def inputs(self) -> list[str]:
-        """Names of the inputs that a call takes."""
-        return list(self.principles.generate.signature.input_fields)
-
     def plan(self, inputs: Mapping[str, Any], group: str | None = None) -> Plan:
-        """Yield (predictor, arguments), receive predictions, return the fields of the prediction."""
-        group = self._check(inputs, self.inputs, group)
-        first: Outcome = yield from self.principles.plan(inputs, group)
-        second: Outcome = yield from self.response.plan({**inputs, "principles": first.value}, group)
-        return _fields(principles=first, response=second)
-
-    def _situate_plan(self, inputs: Mapping[str, Any], group: str | None) -> Plan:
-        group = self._check(inputs, self.inputs, group)
-        return _fields(principles=(yield from self.principles.plan(inputs, group)))
-
-    def _respond_plan(self, inputs: Mapping[str, Any], group: str | None) -> Plan:
-        expected = list(self.response.generate.signature.input_fields)
-        group = self._check(inputs, expected, group)
-        return _fields(response=(yield from self.response.plan(inputs, group)))
-
-    def forward(self, group: str | None = None, **inputs: Any) -> dspy.Prediction:
-        """Both stages for one input.
-
-        Raises:
-            UsageError: an input is missing or unknown.
-            UnreadableAnswer: the base LM gave nothing that can be read.
-        """
-        return _prediction(*_drive(self.plan(inputs, group)))
-
-    async def aforward(self, group: str | None = None, **inputs: Any) -> dspy.Prediction:
-        """Both stages for one input, without blocking."""
-        return _prediction(*await _adrive(self.plan(inputs, group)))
+        """Both stages, or the one that the inputs call for."""
+        outcomes: dict[str, Outcome] = {}
+        known = dict(inputs)
+        if "principles" not in known:
+            outcomes["principles"] = yield from self.principles.plan(known, group)
+            known["principles"] = outcomes["principles"].value
+        if all(name in known for name in self.optional):
+            outcomes["response"] = yield from self.response.plan(known, group)
+        return {"principles": known["principles"], **_fields(outcomes)}
 
     def situate(self, group: str | None = None, **inputs: Any) -> dspy.Prediction:
         """Stage 1 alone: principles, to be used for one or many responses."""
@@ -262,36 +316,16 @@ class SPRI(dspy.Module):
         """Stage 2 alone, without blocking."""
         return _prediction(*await _adrive(self._respond_plan(inputs, group)))
 
-    def _check(self, inputs: Mapping[str, Any], expected: list[str], group: str | None) -> str | None:
-        missing, unknown = [n for n in expected if n not in inputs], [n for n in inputs if n not in expected]
-        if missing or unknown:
-            said = [f"missing {', '.join(missing)}"] if missing else []
-            said += [f"unknown {', '.join(unknown)}"] if unknown else []
-            raise UsageError(f"inputs of {self.task_name}: {'; '.join(said)}; it takes {', '.join(expected)}")
-        return self.group_of(inputs) if group is None and self.group_of else group
+    def _situate_plan(self, inputs: Mapping[str, Any], group: str | None) -> Plan:
+        group = self._check(inputs, group)
+        return _fields({"principles": (yield from self.principles.plan(inputs, group))})
 
-    def set_lms(self, base: Any = None, critic: Any = None) -> SPRI:
-        """Give the roles their LMs, as LM strings or dspy.LM objects. Without a critic, the base criticises."""
-        return set_lms(self, base=base, critic=critic)
-
-    def set_lm(self, lm: Any) -> None:
-        """Set the base LM. The critic keeps its own: DSPy's optimisers call this with one LM for all."""
-        for _, predictor in self.named_predictors():
-            if getattr(predictor, "role", "base") == "base":
-                predictor.lm = lm
-
-    def get_lm(self) -> Any:
-        """The base LM."""
-        return self.principles.generate.lm
-
-    def load_state(self, state: dict[str, Any], *, allow_unsafe_lm_state: bool = False) -> None:
-        """Take over saved prompts and demos; LMs stay as they are set.
-
-        Raises:
-            UsageError: the state belongs to a program with other predictors or fields.
-        """
-        check_state(self, state)
-        super().load_state(state, allow_unsafe_lm_state=False)
+    def _respond_plan(self, inputs: Mapping[str, Any], group: str | None) -> Plan:
+        group = self._check(inputs, group)
+        missing = [name for name in self.optional if name not in inputs]
+        if missing:
+            raise UsageError(f"respond needs {', '.join(missing)} beside {', '.join(self.inputs)}")
+        return _fields({"response": (yield from self.response.plan(inputs, group))})
 
 
 @dataclass(frozen=True)
@@ -339,7 +373,7 @@ def _arguments(predictor: RolePredict, known: Mapping[str, Any], group: str | No
     }
 
 
-def _fields(**outcomes: Outcome) -> dict[str, Any]:
+def _fields(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     return {
         **{stage: outcome.value for stage, outcome in outcomes.items()},
         "scores": {stage: outcome.score for stage, outcome in outcomes.items()},

@@ -92,6 +92,7 @@ class Record:
         usage: by role ("base", "critic", "judge").
         seconds: wall-clock time from start to finish; informative only.
         group: the example's group (a dimension, a capability), if the task has groups.
+        cluster: the source it shares with other examples (the instance of several answers), if any.
         labels: what is known about the example and not shown to the program (human scores, standards).
         error: "ErrorName: message" if the example failed, else None.
     """
@@ -104,6 +105,7 @@ class Record:
     usage: dict[str, Usage] = field(default_factory=dict)
     seconds: float = 0.0
     group: str | None = None
+    cluster: str | None = None
     labels: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
 

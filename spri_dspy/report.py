@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from unicodedata import category
 
 from spri_dspy.errors import DataError
 from spri_dspy.records import Record, Round
@@ -62,9 +63,19 @@ def trace(record: Record) -> Iterator[RenderableType]:
             yield _block(f"{step.stage}: refined", step.candidate, "green")
         yield _verdict(step)
         previous = step
+    for name, value in _kept(record):
+        yield _block(f"{name}: kept", value, "green")
     for stage, reason in record.stop_reasons.items():
         yield f"[bold]{escape(stage)}[/] ended: {reason}"
     yield f"[dim]{escape(_usage(record))}[/]"
+
+
+def _kept(record: Record) -> Iterator[tuple[str, str]]:
+    """Text outputs that the trace does not end with: an earlier and better candidate, or one never judged."""
+    last = {step.stage: step.candidate for step in record.trace}
+    for name, value in record.outputs.items():
+        if isinstance(value, str) and value != last.get(name):
+            yield name, value
 
 
 def _verdict(step: Round) -> RenderableType:
@@ -78,9 +89,13 @@ def _block(title: str, text: str, colour: str) -> RenderableType:
     from rich.panel import Panel
     from rich.text import Text
 
-    return Panel(
-        Text(text), title=Text(title, style=f"bold {colour}"), title_align="left", border_style=colour
-    )
+    shown = Text(_printable(title), style=f"bold {colour}")
+    return Panel(Text(_printable(text)), title=shown, title_align="left", border_style=colour)
+
+
+def _printable(text: str) -> str:
+    """Text without what would command the terminal, and without halves of surrogate pairs."""
+    return "".join(c if c in "\n\t" or category(c) not in ("Cc", "Cs") else "\ufffd" for c in text)
 
 
 def _usage(record: Record) -> str:
@@ -109,41 +124,54 @@ def answers(records: Iterable[Record]) -> Iterator[RenderableType]:
 
 def glance(records: Iterable[Record]) -> Iterator[RenderableType]:
     """A run as a table: an example a row, how its loops ended, how its response begins; then the counts."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, options in _COLUMNS.items():
-        table.add_column(name, **options)
-    total, ends, failed = 0, Counter[str](), 0
+    total, failed, ends = 0, 0, Counter[str]()
+    shown: list[Record] = []
     for record in records:
         total, failed = total + 1, failed + (not record.ok)
         ends.update(f"{stage} {reason}" for stage, reason in record.stop_reasons.items())
-        if total <= _SHOWN:
-            last = record.error or str(
-                record.outputs.get("response") or next(iter(record.outputs.values()), "")
-            )
-            row = (record.id, record.group or "", _ends(record), " ".join(last.split()))
-            table.add_row(*(Text(cell) for cell in row), style="red" if record.error else None)
-    yield table
+        if len(shown) < _SHOWN:
+            shown.append(record)
+    yield _table(shown)
     if total > _SHOWN:
         yield f"[dim]... and {total - _SHOWN} more[/]"
     counts = ", ".join(f"{n} {end}" for end, n in sorted(ends.items()))
-    yield f"{total} finished, {failed} failed" + (f": {counts}" if counts else "")
+    yield f"{total - failed} done, {failed} failed" + (f": {counts}" if counts else "")
 
 
-_COLUMNS: dict[str, dict[str, Any]] = {
-    "id": {"no_wrap": True, "max_width": 24},
-    "group": {"no_wrap": True, "max_width": 24},
-    "rounds": {"no_wrap": True},
-    "response": {"no_wrap": True, "overflow": "ellipsis", "ratio": 1},
-}
+def _table(records: list[Record]) -> RenderableType:
+    """One line an example; only the last column gives way where the terminal is narrow."""
+    from rich.table import Table
+    from rich.text import Text
+
+    stages = list(dict.fromkeys(stage for record in records for stage in record.stop_reasons))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("id", "group", *stages):
+        table.add_column(name, no_wrap=True, max_width=_WIDEST)
+    table.add_column("answer")
+    for record in records:
+        answer = record.error or str(
+            record.outputs.get("response") or next(iter(record.outputs.values()), "")
+        )
+        cells = [record.id, record.group or "", *(_end(record, stage) for stage in stages)]
+        row = [*cells, " ".join(answer.split())[:_LONGEST]]
+        table.add_row(
+            *(Text(_printable(cell), no_wrap=True, overflow="ellipsis") for cell in row),
+            style="red" if record.error else None,
+        )
+    return table
+
+
+_WIDEST, _LONGEST = 32, 300
+"""Columns of a cell that is never cut further, and characters of an answer worth laying out."""
+
+
+def _end(record: Record, stage: str) -> str:
+    """Scores of a stage and how it ended: "3>4 accepted"; "" where it was not reached."""
+    scores = [r.verdict.score for r in record.trace if r.stage == stage and r.verdict]
+    shown = ">".join("?" if score is None else str(score) for score in scores)
+    return f"{shown} {record.stop_reasons.get(stage, '')}".strip()
 
 
 def _ends(record: Record) -> str:
-    """Scores by stage and how it ended: "principles 3>4 accepted"."""
-    parts: list[str] = []
-    for stage, reason in record.stop_reasons.items():
-        scores = [r.verdict.score for r in record.trace if r.stage == stage and r.verdict]
-        parts.append(f"{stage} {'>'.join('?' if s is None else str(s) for s in scores)} {reason}")
-    return ", ".join(parts)
+    """The same of all stages: "principles 3>4 accepted, response 4 accepted"."""
+    return ", ".join(f"{stage} {_end(record, stage)}" for stage in record.stop_reasons)

@@ -10,6 +10,7 @@ It knows files and records. It knows nothing of programs, LMs or DSPy.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -19,7 +20,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from spri_dspy.errors import DataError, RunMismatchError, UsageError
 from spri_dspy.records import SCHEMA, Record
@@ -27,6 +28,7 @@ from spri_dspy.records import SCHEMA, Record
 logger = logging.getLogger(__name__)
 
 MANIFEST, RECORDS, CACHE, LOCK = "manifest.json", "records.jsonl", "cache", "lock"
+PARTIAL = "manifest.partial"
 INFORMATIVE = ("schema", "created", "versions", "lms", "command")
 """Manifest fields that may differ when a run is resumed; every other field must be equal."""
 
@@ -46,6 +48,7 @@ class RunDir:
         self.path, self.manifest = path, manifest
         self._lock: int | None = None
         self._out: int | None = None
+        self._unreadable: set[int] = set()
 
     @classmethod
     def create(cls, path: str | Path, manifest: Mapping[str, Any], *, fresh: bool = False) -> RunDir:
@@ -61,14 +64,17 @@ class RunDir:
             UsageError: the directory holds something else, is in use, or cannot be written.
         """
         folder = Path(path)
+        run = cls(folder, {})
         try:
+            _refuse_foreign(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            run = cls(folder, {})
             run._take_lock()
-        except OSError as error:
-            raise UsageError(f"the run directory {folder} cannot be written: {error.strerror}") from None
-        try:
             run._begin(dict(manifest), fresh)
+        except OSError as error:
+            run.close()
+            raise UsageError(
+                f"the run directory {folder} cannot be written: {error.strerror}; mend that or name another"
+            ) from None
         except BaseException:
             run.close()
             raise
@@ -85,19 +91,21 @@ class RunDir:
         if not (folder / MANIFEST).is_file():
             raise DataError(f"{folder} is no run directory: it has no {MANIFEST}")
         try:
-            manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        except ValueError as error:
-            raise DataError(f"{folder / MANIFEST} is not valid JSON: {error}") from None
-        if manifest.get("schema", 0) > SCHEMA:
+            manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
+            schema = int(manifest["schema"])
+        except OSError as error:
+            raise DataError(f"{folder / MANIFEST} cannot be read: {error.strerror}") from None
+        except (ValueError, TypeError, KeyError) as error:
             raise DataError(
-                f"{folder} was written by a newer spri-dspy (format {manifest['schema']}); upgrade to read it"
+                f"{folder / MANIFEST} is no manifest of a run ({error}); name another directory"
+            ) from None
+        if schema > SCHEMA:
+            raise DataError(
+                f"{folder} was written by a newer spri-dspy (format {schema}); upgrade to read it"
             )
         return cls(folder, manifest)
 
     def _begin(self, manifest: dict[str, Any], fresh: bool) -> None:
-        there = {p.name for p in self.path.iterdir()} - {LOCK}
-        if there and MANIFEST not in there:
-            raise UsageError(f"{self.path} holds other files and no run; name an empty or a new directory")
         if fresh:
             self._clear()
         if (self.path / MANIFEST).exists():
@@ -128,9 +136,10 @@ class RunDir:
         os.pwrite(self._lock, str(os.getpid()).encode(), 0)
 
     def _clear(self) -> None:
-        for name in (MANIFEST, RECORDS):
-            (self.path / name).unlink(missing_ok=True)
+        """Remove the run that is there; its manifest last, so that what a kill leaves is still a run."""
         shutil.rmtree(self.path / CACHE, ignore_errors=True)
+        for name in (RECORDS, MANIFEST):
+            (self.path / name).unlink(missing_ok=True)
 
     def _compare(self, manifest: Mapping[str, Any]) -> None:
         was, now = self.manifest, json.loads(json.dumps(manifest))
@@ -164,12 +173,13 @@ class RunDir:
             UsageError: it cannot be written (a full disk); what was written before is whole.
         """
         assert self._out is not None, "the run is not open for writing"
-        line = (json.dumps(record.to_json(), ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+        # Half a surrogate pair is no UTF-8; its escape is, and JSON reads it back.
+        line = (json.dumps(record.to_json(), ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
         try:
             start = os.lseek(self._out, 0, os.SEEK_END)
             if os.write(self._out, line) != len(line):
                 os.ftruncate(self._out, start)
-                raise OSError(28, "No space left on device")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise UsageError(
                 f"records cannot be written to {self.path}: {error.strerror}; mend that and start the same command "
@@ -181,30 +191,27 @@ class RunDir:
 
         A line that cannot be read is passed over with a warning: its example counts as not finished.
         """
-        last = {record_id: number for number, record_id, _ in self._index()}
-        for number, value in self._lines():
-            if last.get(str(value["id"])) == number:
-                yield Record.from_json(value)
+        last = {record.id: number for number, record in self._lines()}
+        for number, record in self._lines():
+            if last.get(record.id) == number:
+                yield record
 
     def finished(self, *, retry_errors: bool = False) -> set[str]:
         """Ids of finished examples; those that failed are left out with `retry_errors`."""
-        state = {record_id: ok for _, record_id, ok in self._index()}
+        state = {record.id: record.ok for _, record in self._lines()}
         return {record_id for record_id, ok in state.items() if ok or not retry_errors}
 
-    def _index(self) -> Iterator[tuple[int, str, bool]]:
-        for number, value in self._lines():
-            yield number, str(value["id"]), value.get("error") is None
-
-    def _lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _lines(self) -> Iterator[tuple[int, Record]]:
         path = self.path / RECORDS
         if not path.exists():
             return
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
-                value = _record(line)
-                if value is not None:
-                    yield number, value
-                elif line.endswith(b"\n"):
+                record = _record(line)
+                if record is not None:
+                    yield number, record
+                elif line.endswith(b"\n") and number not in self._unreadable:
+                    self._unreadable.add(number)
                     logger.warning(
                         "%s, line %d cannot be read; its example counts as not finished", path, number
                     )
@@ -237,15 +244,26 @@ def file_fingerprint(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
+def _record(line: bytes) -> Record | None:
     try:
-        value: Any = json.loads(line)
-    except ValueError:
+        record = Record.from_json(json.loads(line))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # what a broken line may raise
         return None
-    if not isinstance(value, dict):
-        return None
-    found = cast("dict[str, Any]", value)
-    return found if "id" in found and "inputs" in found else None
+    shapes: list[tuple[Any, type]] = [(record.id, str), (record.inputs, dict), (record.outputs, dict)]
+    return record if all(isinstance(value, shape) for value, shape in shapes) else None
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a path that is no directory, or one of other files: nothing is written among them.
+
+    Raises:
+        UsageError: it is a file, or holds files and no run.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"the run directory {folder} is a file; name a directory")
+    there = {p.name for p in folder.iterdir()} if folder.exists() else set[str]()
+    if MANIFEST not in there and there - {LOCK, PARTIAL}:
+        raise UsageError(f"{folder} holds other files and no run; name an empty or a new directory")
 
 
 def _last_line_start(file: Any) -> int:
@@ -264,7 +282,7 @@ def _last_line_start(file: Any) -> int:
 
 def _write_whole(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
-    partial = path.with_suffix(".partial")
+    partial = path.with_name(PARTIAL)
     partial.write_text(text, "utf-8")
     partial.replace(path)
 

@@ -140,6 +140,7 @@ class Stages:
         goal: Sequence[str] = (),
         wording: Mapping[str, str] | None = None,
         types: Mapping[str, Any] | None = None,
+        response_inputs: Mapping[str, str] | None = None,
     ) -> Stages:
         """Make the base signatures a task's own.
 
@@ -148,13 +149,17 @@ class Stages:
             goal: which of them state the aim of the answer.
             wording: instructions by stage name ("generate_response", ...) instead of the base wording.
             types: other types for "principles" or "response" and their improved forms.
+            response_inputs: inputs that only the second stage is shown, behind the others.
 
         Raises:
             KeyError: `wording` names a stage that does not exist.
         """
-        wording = dict(wording or {})
+        wording, second = dict(wording or {}), {**inputs, **(response_inputs or {})}
         built = {
-            stage: _adapt(base, inputs, wording.pop(stage, None), types or {}) for stage, base in BASE.items()
+            stage: _adapt(
+                base, second if stage.endswith("response") else inputs, wording.pop(stage, None), types or {}
+            )
+            for stage, base in BASE.items()
         }
         if wording:
             raise KeyError(f"no such stage: {sorted(wording)}; stages: {list(BASE)}")

@@ -13,7 +13,7 @@ def make_task(seeds=()):
     """A task with one input and the base wording."""
 
     def read_row(row, number):
-        return Example(row_id(row, number), {"question": text(row, "question")}, row.get("group"))
+        return [Example(row_id(row, number), {"question": text(row, "question")}, row.get("group"))]
 
     return Task(
         name="questions",

@@ -15,6 +15,7 @@ It knows no task and no prompt.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -35,6 +36,10 @@ ROLES = ("base", "critic", "judge")
 DEFAULTS = {"temperature": 0.7, "max_tokens": 2048, "timeout": 120.0}
 """What an LM states when its string does not. Source: the published sampling (paper.md, section 1)."""
 
+MAX_CHARS = 1500
+"""`max_chars` of a model server of one's own: the longest text that another field follows where JSON answers are held
+to a schema. Twice what 128 words take; without it a small model that writes on and on never comes to its score."""
+
 _NUMBERS = (
     "temperature",
     "top_p",
@@ -44,9 +49,14 @@ _NUMBERS = (
     "frequency_penalty",
     "repetition_penalty",
 )
-_WHOLE = ("max_tokens", "top_k", "seed")
+_PRICES = ("usd_in", "usd_out")
+_WHOLE = ("max_tokens", "top_k", "seed", "max_chars")
 _WORDS = ("format", "route", "api_base", "api_version", "reasoning_effort", "key_env")
 _KNOBS = ("latency", "jitter", "fail_rate", "unscored_rate", "garbage_rate")
+_NOT_SENT = ("format", "route", "api_base", "key_env", "max_chars", *_PRICES)
+_LITELLM_ONLY = ("top_k", "min_p", "repetition_penalty")
+_MODEL_SERVERS = ("hosted_vllm", "vllm", "ollama", "ollama_chat", "lm_studio", "llamafile")
+_AMBIENT = ("bedrock", "sagemaker", "vertex_ai")  # their keys may come from the machine itself
 FORMATS = ("chat", "json", "result_tag")
 ROUTES = ("auto", "native", "litellm")
 
@@ -135,7 +145,7 @@ class LMSpec:
 
     def __str__(self) -> str:
         """The string again, with any user name and password of the address left out."""
-        shown = {k: _without_credentials(v) if k == "api_base" else v for k, v in self.options.items()}
+        shown = {k: _shown_addresses(v) if k == "api_base" else v for k, v in self.options.items()}
         return self.model + ("?" + "&".join(f"{k}={v}" for k, v in shown.items()) if shown else "")
 
 
@@ -145,48 +155,47 @@ def parse_lm(text: str) -> LMSpec:
     Raises:
         UsageError: it is malformed, or has an unknown option or a value of the wrong type.
     """
+    # Messages show the model and the name of an option, never a whole string: an address may hold a password.
     model, _, query = text.strip().partition("?")
     if not model or any(c.isspace() for c in model):
-        raise UsageError(f"not an LM string: {text!r}; write provider/model?option=value, or offline")
+        raise UsageError(f"not an LM string: {model!r}; write provider/model?option=value, or offline")
     if model not in ("offline", "replay") and not all(model.partition("/")[::2]):
-        raise UsageError(
-            f"the LM string {text!r} needs provider/model, such as openai/gpt-4o-mini, or is offline"
-        )
-    options: dict[str, Any] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        options[name] = _option(text, name, value)
-    if query and not options:
-        raise UsageError(f"no option=value behind the question mark of the LM string {text!r}")
-    return LMSpec(model, options)
+        raise UsageError(f"the LM {model!r} needs a provider, such as openai/gpt-4o-mini, or is offline")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    if (query and not pairs) or not all(name.replace("-", "_").isidentifier() for name, _ in pairs):
+        raise UsageError(f"the LM {model!r} needs option=value behind its question mark")
+    return LMSpec(model, {name: _option(model, name, value) for name, value in pairs})
 
 
-def _option(text: str, name: str, value: str) -> Any:
+def _option(model: str, name: str, value: str) -> Any:
     if name in ("api_key", "key", "token"):
         raise UsageError(
             f"an LM string holds no keys: put yours into the environment instead of {name}= in the string"
         )
-    known = (*_NUMBERS, *_WHOLE, *_WORDS, *_KNOBS)
+    known = (*_NUMBERS, *_WHOLE, *_WORDS, *_PRICES, *(_KNOBS if model == "offline" else ()))
     if name not in known:
-        raise UnknownNameError(
-            "LM option", name, known, f"It stands in the LM string for {text.partition('?')[0]!r}"
-        )
+        raise UnknownNameError("LM option", name, known, f"It stands in the LM string of {model!r}")
     for choice, allowed in (("format", FORMATS), ("route", ROUTES)):
         if name == choice and value not in allowed:
             raise UnknownNameError(f"{choice} of an LM", value, allowed)
+    if name in _WORDS:
+        return value
     try:
-        if name in _WHOLE:
-            return int(value)
-        if name in _NUMBERS or name in _KNOBS:
-            return float(value)
+        number = int(value) if name in _WHOLE else float(value)
     except ValueError:
-        raise UsageError(f"the LM option {name}={value!r} in {text!r} must be a number") from None
-    return value
+        kind = "whole number" if name in _WHOLE else "number"
+        raise UsageError(f"the LM option {name}={value!r} of {model!r} must be a {kind}") from None
+    lowest = 1 if name in ("max_tokens", "max_chars") else -math.inf if name.endswith("_penalty") else 0
+    if not math.isfinite(number) or number < lowest or (name == "timeout" and not number):
+        raise UsageError(f"the LM option {name}={value!r} of {model!r} is out of range")
+    return number
 
 
 def load_lm(text: str | LMSpec | dspy.LM) -> dspy.LM:
     """Make the LM that a string names, ready to call; nothing is sent.
 
-    The result has two more attributes: `spec` (LMSpec) and `prompt_style` (a name in `adapters.STYLES`, or None).
+    The result has three more attributes: `spec` (LMSpec), `prompt_style` (a name in `adapters.STYLES`, or None) and
+    `max_chars` (see MAX_CHARS; None sends no bound, because OpenAI may refuse a schema that has one).
     DSPy's own cache and retries are off: a run keeps its own cache, and `RolePredict` retries.
 
     Raises:
@@ -205,7 +214,12 @@ def load_lm(text: str | LMSpec | dspy.LM) -> dspy.LM:
     else:
         lm = _live(spec)
     lm.spec, lm.prompt_style = spec, spec.options.get("format")
+    lm.max_chars = spec.options.get("max_chars", MAX_CHARS if spec.prefix in _MODEL_SERVERS else None)
     return lm
+
+
+def _is_own(spec: LMSpec) -> bool:
+    return spec.prefix in _OWN_ADDRESS and (spec.prefix != "openai" or "api_base" in spec.options)
 
 
 def _offline(spec: LMSpec) -> ScopedLM:
@@ -230,17 +244,21 @@ def _offline(spec: LMSpec) -> ScopedLM:
 def _live(spec: LMSpec) -> ScopedLM:
     from spri_dspy.lms.client import ScopedLM
 
-    if spec.prefix in _OWN_ADDRESS and (spec.prefix != "openai" or "api_base" in spec.options):
+    addresses = [a for a in str(spec.options.get("api_base", "")).split(",") if a]
+    if len(addresses) > 1:
+        replicas = [_live(LMSpec(spec.model, {**spec.options, "api_base": a})) for a in addresses]
+        replicas[0].replicas = tuple(replicas)
+        return replicas[0]
+    if _is_own(spec):
         model, engine, client = _own_address(spec)
     else:
-        _require_key(spec)
-        model, engine, client = spec.model, _engine(spec), {}
-    sent = {
-        k: v for k, v in spec.options.items() if k not in (*_KNOBS, "format", "route", "api_base", "key_env")
-    }
+        model, engine, client = spec.model, _engine(spec), _client(spec)
+    sent = {k: v for k, v in spec.options.items() if k not in _NOT_SENT}
     settings: dict[str, Any] = DEFAULTS | sent | client
     if _is_reasoning(spec.model):
         settings |= {"temperature": sent.get("temperature", 1.0), "max_tokens": sent.get("max_tokens", 16000)}
+        if settings["temperature"] != 1.0:  # DSPy itself lets 0 pass, and the server then refuses every call
+            raise UsageError(f"OpenAI's reasoning models take temperature=1 only; leave it out of {spec}")
     try:
         return ScopedLM(model, engine=engine, cache=False, num_retries=0, **settings)
     except Exception as error:
@@ -254,20 +272,28 @@ def _is_reasoning(model: str) -> bool:
 
 
 def _engine(spec: LMSpec) -> str:
-    """The native client drops top_k without a word, so a string that states it goes through LiteLLM."""
-    route = spec.options.get("route", "litellm" if "top_k" in spec.options else "auto")
-    return {"auto": "auto", "native": "lm15", "litellm": "litellm"}[route]
+    """The client that carries every option: DSPy's own drops top_k without a word, and refuses others."""
+    route = spec.options.get("route", "auto")
+    beyond = [name for name in _LITELLM_ONLY if name in spec.options]
+    if beyond and route == "native":
+        raise UsageError(f"route=native cannot carry {', '.join(beyond)}: leave route=native out of {spec}")
+    return "litellm" if beyond else {"auto": "auto", "native": "lm15", "litellm": "litellm"}[route]
 
 
-def _require_key(spec: LMSpec) -> None:
-    names = (spec.options["key_env"],) if "key_env" in spec.options else _KEYS.get(spec.prefix)
-    if names is None:
-        names = _litellm_keys(spec)
-    if names and not any(os.environ.get(name) for name in names):
-        raise PrerequisiteError(f"{spec.model} needs a key: set {' or '.join(names)} in the environment")
+def _client(spec: LMSpec) -> dict[str, str]:
+    """Settings of the connection to a provider, once its key is known to be there."""
+    own_key = spec.options.get("key_env")
+    either = (own_key,) if own_key else _KEYS.get(spec.prefix, ())
+    if either and not any(os.environ.get(name) for name in either):
+        raise PrerequisiteError(f"{spec.model} needs a key: set {' or '.join(either)} in the environment")
+    missing = () if either else _missing_by_litellm(spec)
+    if missing:
+        raise PrerequisiteError(f"{spec.model} needs a key: set {' and '.join(missing)} in the environment")
+    client = {"api_base": _address(spec.options["api_base"])} if "api_base" in spec.options else {}
+    return client | ({"api_key": os.environ[own_key]} if own_key else {})
 
 
-def _litellm_keys(spec: LMSpec) -> tuple[str, ...]:
+def _missing_by_litellm(spec: LMSpec) -> list[str]:
     """Missing variables by LiteLLM's word; loading LiteLLM takes seconds, so native providers never ask it."""
     import litellm
 
@@ -277,22 +303,50 @@ def _litellm_keys(spec: LMSpec) -> tuple[str, ...]:
         raise UnknownNameError(
             "LM provider", spec.prefix, set(known), "Every provider that LiteLLM knows works too"
         )
-    return tuple(litellm.validate_environment(spec.model).get("missing_keys", ()))
+    start = spec.prefix.partition("_")[0].upper()  # LiteLLM takes several names for a key, and tells one
+    likely = (n for n in os.environ if n.startswith(start) and n.endswith(("KEY", "TOKEN")))
+    if spec.prefix in _AMBIENT or any(likely):
+        return []
+    given = {f"{spec.prefix}_{name}".upper() for name in ("api_base", "api_version") if name in spec.options}
+    return [n for n in litellm.validate_environment(spec.model).get("missing_keys", ()) if n not in given]
+
+
+def _address(base: str) -> str:
+    """The address if it is one.
+
+    Raises:
+        UsageError: it is no http(s) address.
+    """
+    try:
+        parts = urlsplit(base)
+        fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        fine = False
+    if not fine:
+        shown = base.rpartition("@")[2]
+        raise UsageError(
+            f"api_base must be an http(s) address such as http://localhost:8000/v1, not {shown!r}"
+        )
+    return base.rstrip("/")
 
 
 def _own_address(spec: LMSpec) -> tuple[str, str, dict[str, Any]]:
     """Model string, engine and client settings for a server of one's own."""
     base = spec.options.get("api_base") or os.environ.get(f"{spec.prefix.upper()}_API_BASE")
-    base = (base or _DEFAULT_ADDRESS.get(spec.prefix, "")).rstrip("/")
+    base = base or _DEFAULT_ADDRESS.get(spec.prefix, "")
     if not base:
         raise PrerequisiteError(f"{spec.model} needs its server's address: add ?api_base=http://HOST:PORT/v1")
-    if urlsplit(base).scheme not in ("http", "https") or not urlsplit(base).hostname:
+    base = _address(base)
+    if urlsplit(base).username:
         raise UsageError(
-            f"api_base must be an http(s) address such as http://localhost:8000/v1, not {base!r}"
+            f"an api_base holds no user name or password, write {_without_credentials(base)} and put a key into "
+            f"the environment ({_OWN_ADDRESS[spec.prefix]})"
         )
     if spec.prefix.startswith("ollama") and not base.endswith("/v1"):
         base += "/v1"
     key_env = spec.options.get("key_env", _OWN_ADDRESS[spec.prefix])
+    if "key_env" in spec.options and not os.environ.get(key_env):
+        raise PrerequisiteError(f"{spec.model} needs a key: set {key_env} in the environment")
     if _engine(spec) == "litellm":
         key = os.environ.get(key_env) or "none"
         return f"openai/{spec.model.partition('/')[2]}", "litellm", {"api_base": base, "api_key": key}
@@ -311,19 +365,24 @@ def _register(base: str, key_env: str) -> str:
         register_provider,
     )
 
-    name = "own-" + hashlib.sha256(f"{base} {key_env}".encode()).hexdigest()[:10]
+    keyed = bool(os.environ.get(key_env))  # DSPy takes a key's name or a placeholder for it, never both
+    name = "own-" + hashlib.sha256(f"{base} {key_env} {keyed}".encode()).hexdigest()[:10]
     access = AccessPolicy(
         provider=name,
         supports=EndpointSupport(complete=True, stream=True),
         auth_modes=("bearer",),
         base_url=base,
-        env_keys=(key_env,),
+        env_keys=(key_env,) if keyed else (),
     )
     definition = ProviderDefinition.chat(
-        access, compat=OpenAIChatCompat.preset("vllm"), placeholder_key="none"
+        access, compat=OpenAIChatCompat.preset("vllm"), placeholder_key=None if keyed else "none"
     )
     register_provider(definition, supports=ModelSupport(response_schema=True))
     return name
+
+
+def _shown_addresses(addresses: str) -> str:
+    return ",".join(_without_credentials(address) for address in addresses.split(","))
 
 
 def _without_credentials(address: str) -> str:

@@ -44,9 +44,16 @@ class CallCache:
             ) from error
 
     def get(self, key: str) -> list[Any] | None:
-        """The outputs of a finished call, None if there is none."""
-        with self._lock:
-            row = self._db.execute("SELECT outputs FROM calls WHERE key = ?", (key,)).fetchone()
+        """The outputs of a finished call, None if there is none.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        try:
+            with self._lock:
+                row = self._db.execute("SELECT outputs FROM calls WHERE key = ?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            raise DataError(f"the call cache {self.path} cannot be read: {error}; delete it") from error
         return json.loads(row[0]) if row else None
 
     def put(self, key: str, prompt_key: str, outputs: list[Any]) -> None:
@@ -61,7 +68,10 @@ class CallCache:
                     "INSERT OR IGNORE INTO calls VALUES (?, ?, ?)", (key, prompt_key, json.dumps(outputs))
                 )
         except sqlite3.Error as error:
-            raise DataError(f"a finished call cannot be stored in {self.path}: {error}") from error
+            raise DataError(
+                f"a finished call cannot be stored in {self.path}: {error}; mend that and start the same command "
+                "again, finished examples are kept"
+            ) from error
 
     def __len__(self) -> int:
         with self._lock:

@@ -20,14 +20,16 @@ import time
 from collections.abc import Generator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, Protocol
 
 import dspy
+from dspy.clients._deprecation import adapter_message_call
 from dspy.utils.exceptions import LMError, LMProviderError, LMUnexpectedError, is_retryable_lm_error
 
 from spri_dspy.errors import CallError, SpriError
-from spri_dspy.lms import CALL
+from spri_dspy.lms import CALL, Call
+from spri_dspy.lms.limits import Budget, is_refusal
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ class Cache(Protocol):
 
 
 class Slots(Protocol):
-    """Permission to have one more call in flight."""
+    """Permission to have one more call in flight; see `lms.limits.Limiter`."""
 
     def slot(self, lm: dspy.LM) -> AbstractAsyncContextManager[Any]:
         """Hold one slot of this LM for the length of the block."""
@@ -57,12 +59,14 @@ class Retry:
     """How transient failures are tried again.
 
     Attributes:
-        attempts: how often a call is made at most, 1 for never again.
+        attempts: how often a call is made at most, 1 for never again. Refusals for being too many do not count.
+        patience: seconds of waiting after which refusals count too.
         first_wait: seconds before the second attempt; doubles each time.
         longest_wait: cap in seconds on any wait, a server's Retry-After included.
     """
 
     attempts: int = 5
+    patience: float = 600.0
     first_wait: float = 0.5
     longest_wait: float = 60.0
 
@@ -75,12 +79,18 @@ class Retry:
 
 @dataclass
 class Scope:
-    """What surrounds the calls of one run. Set it with `use_scope`."""
+    """What surrounds the calls of one run. Set it with `use_scope`.
+
+    Attributes:
+        flights: calls that are being made, by key; the same call again waits for its answer.
+    """
 
     cache: Cache | None = None
     slots: Slots | None = None
     retry: Retry = field(default_factory=Retry)
     rng: random.Random = field(default_factory=random.Random)
+    budget: Budget | None = None
+    flights: dict[str, asyncio.Event] = field(default_factory=dict)
 
 
 _SCOPE: ContextVar[Scope] = ContextVar("spri_scope", default=Scope())  # noqa: B039 - shared default, never mutated
@@ -105,23 +115,49 @@ class ScopedLM(dspy.LM):
     Attributes:
         spec: the parsed LM string.
         prompt_style: a name in `adapters.STYLES`, None where the string states none.
+        replicas: the same model at several addresses, this one first; calls go to the least busy that is well.
+        max_chars: how long a text may be that another field follows, in a JSON schema; None for no bound.
     """
 
     spec: Any = None
     prompt_style: str | None = None
+    max_chars: int | None = None
+    replicas: tuple[ScopedLM, ...] = ()
+    _open = 0
+    _failures = 0
+    _rests_until = 0.0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ScopedLM:
         return self
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """Answer a prompt; see dspy.LM."""
-        return _drive(self._plan(prompt, messages, kwargs), super().__call__, prompt, messages, kwargs)
+        scope, call = _SCOPE.get(), super().__call__
+
+        def attempt() -> Any:
+            with metered(scope, self):
+                return call(prompt, messages=messages, **kwargs)
+
+        return _drive(self._plan(self._keys(messages, kwargs)), attempt)
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        """Answer a prompt without blocking; see dspy.LM."""
-        scope, call = _SCOPE.get(), super().acall
-        seconds = self.kwargs.get("timeout")
-        plan, reply = self._plan(prompt, messages, kwargs), None
+        """Answer a prompt without blocking; a call that is being made already is waited for, not made again."""
+        scope, keys = _SCOPE.get(), self._keys(messages, kwargs)
+        if keys is None:
+            return await self._alone(scope, keys, prompt, messages, kwargs)
+        while (flight := scope.flights.get(keys.call)) is not None:
+            await flight.wait()
+        scope.flights[keys.call] = flight = asyncio.Event()
+        try:
+            return await self._alone(scope, keys, prompt, messages, kwargs)
+        finally:
+            del scope.flights[keys.call]
+            flight.set()
+
+    async def _alone(
+        self, scope: Scope, keys: Keys | None, prompt: Any, messages: Any, kwargs: dict[str, Any]
+    ) -> Any:
+        plan = self._plan(keys)
         try:
             step = next(plan)
             while True:
@@ -130,9 +166,7 @@ class ScopedLM(dspy.LM):
                     step = plan.send(None)
                     continue
                 try:
-                    async with scope.slots.slot(self) if scope.slots else nullcontext():
-                        async with asyncio.timeout(seconds):
-                            reply = await call(prompt, messages=messages, **kwargs)
+                    reply = await self._well()._attempt(scope, prompt, messages, kwargs)
                 except Exception as error:
                     step = plan.throw(error)
                 else:
@@ -140,47 +174,83 @@ class ScopedLM(dspy.LM):
         except StopIteration as stop:
             return stop.value
 
-    def _plan(
-        self, prompt: Any, messages: Any, kwargs: dict[str, Any]
-    ) -> Generator[tuple[Any, ...], Any, Any]:
+    async def _attempt(self, scope: Scope, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
+        """One attempt at this address, within its slots, its timeout and the run's budget."""
+        self._open += 1
+        try:
+            async with scope.slots.slot(self) if scope.slots else nullcontext():
+                with metered(scope, self), adapter_message_call(self, messages):
+                    async with asyncio.timeout(self.kwargs.get("timeout")):
+                        reply = await super().acall(prompt, messages=messages, **kwargs)
+        except Exception as error:
+            if type(error).__name__ in _ILL or isinstance(error, TimeoutError):
+                self._failures += 1
+                self._rests_until = time.monotonic() + min(60.0, 2.0**self._failures)
+            raise
+        finally:
+            self._open -= 1
+        self._failures = 0
+        return reply
+
+    def _well(self) -> ScopedLM:
+        """The address to call: the least busy of those that are well, else the one that has rested longest."""
+        if not self.replicas:
+            return self
+        now = time.monotonic()
+        return min(self.replicas, key=lambda lm: (max(0.0, lm._rests_until - now), lm._open))
+
+    def _plan(self, keys: Keys | None) -> Generator[tuple[Any, ...], Any, Any]:
         """One plan for both ways of calling: yields ("call",) or ("wait", seconds), returns the outputs."""
-        scope, key, prompt = _SCOPE.get(), "", ""
-        if scope.cache is not None and messages is not None:
-            key, prompt = self._keys(messages, kwargs)
-            stored = scope.cache.get(key)
-            if stored is not None:
-                if call := CALL.get():
-                    call.cached += 1
-                return stored
+        scope = _SCOPE.get()
+        if keys is None or scope.cache is None:
+            return (yield from self._attempts(scope))
+        stored = scope.cache.get(keys.call)
+        if stored is not None:
+            if call := CALL.get():
+                call.cached += 1
+            return stored
         outputs = yield from self._attempts(scope)
-        if key and scope.cache is not None:
-            scope.cache.put(key, prompt, outputs)
+        scope.cache.put(keys.call, keys.prompt, outputs)
         return outputs
 
     def _attempts(self, scope: Scope) -> Generator[tuple[Any, ...], Any, Any]:
-        for attempt in range(scope.retry.attempts):
+        made = refused = 0
+        waited = 0.0
+        while True:
             try:
-                return (yield ("call",))
+                outputs = yield ("call",)
+                if not outputs:  # LiteLLM's way of saying that the server named no choice
+                    raise LMProviderError("the answer holds no choice", model=self.model)
+                return outputs
             except Exception as error:
                 if isinstance(error.__cause__, SpriError):
                     raise error.__cause__ from None
-                if not _is_transient(error) or attempt + 1 == scope.retry.attempts:
-                    raise _final(error, attempt + 1) from error
-                wait = scope.retry.wait_seconds(attempt, error, scope.rng)
-                logger.debug(
-                    "%s: %s; attempt %d in %.1f s", self.model, type(error).__name__, attempt + 2, wait
-                )
+                patient = is_refusal(error) and waited < scope.retry.patience
+                refused, made = refused + patient, made + (not patient)
+                if not _is_transient(error) or made >= scope.retry.attempts:
+                    raise _final(error, made + refused) from error
+                wait = scope.retry.wait_seconds(made + refused - 1, error, scope.rng)
+                logger.debug("%s: %s; once more in %.1f s", self.model, type(error).__name__, wait)
+            waited += wait
             yield ("wait", wait)
-        raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _keys(self, messages: Any, kwargs: dict[str, Any]) -> tuple[str, str]:
-        """Keys of a call: with and without the LM. Connection settings change neither."""
+    def _keys(self, messages: Any, kwargs: dict[str, Any]) -> Keys | None:
+        """Keys of a call that can be stored; connection settings change neither. None where there is no cache."""
+        if messages is None or _SCOPE.get().cache is None:
+            return None
         call = CALL.get()
-        rollout = call.rollout if call else 0
         sampling = {k: v for k, v in (self.kwargs | kwargs).items() if k not in _CONNECTION}
         shape = json.dumps(sampling, sort_keys=True, default=_type_name)
-        prompt = prompt_key(messages, rollout)
-        return hashlib.sha256(f"{self.model} {shape} {prompt}".encode()).hexdigest(), prompt
+        prompt = prompt_key(messages, call.rollout if call else 0)
+        model = self.spec.model if self.spec else self.model  # DSPy's name may stand for an address
+        return Keys(hashlib.sha256(f"{model} {shape} {prompt}".encode()).hexdigest(), prompt)
+
+
+class Keys(NamedTuple):
+    """What a call is stored under: with the LM and its sampling, and by its prompt alone."""
+
+    call: str
+    prompt: str
 
 
 def prompt_key(messages: Any, rollout: int) -> str:
@@ -197,9 +267,7 @@ def _type_name(value: Any) -> str:
     return json.dumps(schema(), sort_keys=True) if callable(schema) else repr(value)
 
 
-def _drive(
-    plan: Generator[Any, Any, Any], call: Any, prompt: Any, messages: Any, kwargs: dict[str, Any]
-) -> Any:
+def _drive(plan: Generator[Any, Any, Any], attempt: Any) -> Any:
     try:
         step = next(plan)
         while True:
@@ -208,7 +276,7 @@ def _drive(
                 step = plan.send(None)
                 continue
             try:
-                reply = call(prompt, messages=messages, **kwargs)
+                reply = attempt()
             except Exception as error:
                 step = plan.throw(error)
             else:
@@ -216,6 +284,22 @@ def _drive(
     except StopIteration as stop:
         return stop.value
 
+
+@contextmanager
+def metered(scope: Scope, lm: dspy.LM) -> Generator[None]:
+    """Let an attempt begin if the budget allows, and count what it took, whether it succeeds or not."""
+    call = CALL.get() or Call("", "")
+    before = replace(call)
+    if scope.budget is not None:
+        scope.budget.admit()
+    try:
+        yield
+    finally:
+        if scope.budget is not None:
+            scope.budget.spend(lm, before, call)
+
+
+_ILL = {"LMTransportError", "LMServerError", "LMTimeoutError"}
 
 Failure = Literal["transient", "fatal", "call"]
 

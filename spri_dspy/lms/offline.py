@@ -1,9 +1,9 @@
 """The offline stand-in: DSPy engines that answer any prompt by rules, with no key, no network and no model.
 
-It reads the prompt that every LM would get (`offline_prompt`) and does plain text work on it
-(`offline_text`): drafts principles from the input's salient words, measures what a candidate leaves out, adds
-what a feedback names. What it answers is decided by the names and types of the outputs that are asked for,
-never by a task. Any DSPy signature gets an answer that parses.
+It reads the prompt that every LM would get (`offline_prompt`), does plain text work on it (`offline_text`)
+and answers in its style (`offline_answer`): drafts principles from the input's salient words, measures what
+a candidate leaves out, adds what a feedback names. What it answers is decided by the names and types of the
+outputs that are asked for, never by a task. Any DSPy signature gets an answer that parses.
 
 Answers depend on the prompt, on `seed`, on the request's own seed and on the rollout; on nothing else unless
 a knob says so. It understands nothing and is no language model: see `WARNING`.
@@ -24,7 +24,8 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from spri_dspy.errors import UsageError
-from spri_dspy.lms.offline_prompt import Prompt, divide, written
+from spri_dspy.lms.offline_answer import written
+from spri_dspy.lms.offline_prompt import Prompt, divide
 from spri_dspy.lms.offline_text import Reading, Roll
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ class Knobs:
         jitter: sigma of the logarithm of the wait (lognormal), 0 for the same wait every time.
         fail_rate: share of attempts that raise ServerError, in [0, 1]; drawn by prompt and attempt, so that
             asking again may succeed.
-        unscored_rate: share of critiques without a readable score.
-        garbage_rate: share of answers that are empty, which no prompt style can read.
+        unscored_rate: share of critiques and judgements without a readable number, in [0, 1].
+        garbage_rate: share of answers that are empty, which no prompt style can read, in [0, 1].
         seed: changes every choice and draw.
         vary: answer equal requests differently each time. The answers then depend on the order of calls.
         response_schema: tell DSPy that this LM can be held to a JSON schema.
@@ -114,7 +115,8 @@ class OfflineEngine(_Engine):
             dspy.lm15.ServerError: as often as `fail_rate` says.
         """
         key = self.key(request)
-        time.sleep(self.wait(key)) if self.knobs.latency else None
+        if self.knobs.latency:
+            time.sleep(self.wait(key))
         return self.answer(request, key)
 
     def stream(self, request: Request) -> Iterator[Any]:

@@ -1,11 +1,9 @@
-"""Reading a prompt back, and writing an answer in its style.
+"""Reading a prompt back: from the messages of one LM call to inputs, demos and the outputs asked for.
 
-From the messages of one LM call to its input fields, demos and the outputs asked for; from those to text
-that the same style's reader can parse. It knows three styles: DSPy's chat style (`[[ ## field ## ]]`),
-DSPy's JSON style, and plain sections (`###Field Name:`, the last one being the one to write). It reads what
-DSPy prints, and a `response_format`; it has no access to signatures. Where a field's text looks like a
-header, the order of the input fields that the system message declares decides. Any other prompt is one
-field "text" and asks for no output by name.
+It knows three styles: DSPy's chat style (`[[ ## field ## ]]`), DSPy's JSON style, and plain sections
+(`###Field Name:`, the last one being the one to write). It reads what DSPy prints, and a `response_format`;
+it has no access to signatures. Where a field's text looks like a header, the order of the input fields that
+the system message declares decides. Any other prompt is one field "text" and asks for no output by name.
 """
 
 from __future__ import annotations
@@ -18,19 +16,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
-from spri_dspy.lms.offline_text import (
-    Reading,
-    Roll,
-    Topic,
-    critique,
-    draft,
-    refine,
-    respond,
-    rubric_line,
-    rubric_topics,
-    salient,
-    shares_words,
-)
+from spri_dspy.lms.offline_text import READ, Reading, Roll, critique, rubric_line, salient
 
 _WORD_LIMIT = 128  # of principles and responses, where the prompt states none
 _REQUESTS = {
@@ -45,19 +31,14 @@ _ASKED = re.compile(
     r"`(?:\[\[ ## )?(\w+)(?: ## \]\])?`(?: \(must be formatted as a valid Python (.+?)\))?"
     r"(?=, then|, and then|\.\s*\Z)"
 )
-_ROLES = {  # what a field is for, by a part of its name; a field with none of these is context
+ROLES = {
     "feedback": ("feedback", "critique"),
     "reference": ("reference",),
     "candidate": ("response", "answer", "candidate", "completion", "judg"),
     "goal": ("aim", "goal", "purpose", "system_prompt"),
     "criteria": ("principle", "rubric", "standard", "criteri", "guideline"),
 }
-_COMMENTS = ("feedback", "critique", "comment", "rationale", "reason", "expla", "analysis", "justif")
-_HURTFUL = re.compile(
-    r"\b(?:worthless|pathetic|shut up|your own fault|nobody cares|kill yourself|idiot)\b", re.I
-)
-_ABSOLUTE = re.compile(r"\b(?:always|never|guaranteed|everybody|nobody|definitely|certainly)\b", re.I)
-_FRAME = re.compile(r"\[\[\s*##\s*(\w+)\s*##\s*\]\]")
+"""What a field is for, by a part of its name; a field with none of these is context."""
 
 
 class Asked(NamedTuple):
@@ -81,7 +62,9 @@ def divide(text: str) -> Layout:
     if _TITLE.fullmatch(last):
         return Layout("tag", text[: text.rindex(last)], last)
     at, style = max((text.rfind(mark), style) for style, mark in _REQUESTS.items())
-    return Layout(style, text[:at], text[at:]) if at >= 0 else Layout("plain", text, "")
+    if at < 0 or len(text) - at > READ:
+        return Layout("plain", text, "")
+    return Layout(style, text[:at], text[at:])
 
 
 def _sections(text: str, header: re.Pattern[str], order: Sequence[str] = ()) -> dict[str, str]:
@@ -91,10 +74,9 @@ def _sections(text: str, header: re.Pattern[str], order: Sequence[str] = ()) -> 
     for name in order or dict.fromkeys(f[0] for f in found):
         after = kept[-1][2] if order and kept else 0
         kept += next(([f] for f in found if f[0] == name and f[1] >= after), [])
-    ends = [*(f[1] for f in kept[1:]), len(text)]
-    return {
-        f[0].lower().replace(" ", "_"): text[f[2] : end].strip() for f, end in zip(kept, ends, strict=True)
-    }
+    ends = [*(start for _, start, _ in kept[1:]), len(text)]
+    spans = zip(kept, ends, strict=False)
+    return {name.lower().replace(" ", "_"): text[after:end].strip() for (name, _, after), end in spans}
 
 
 @lru_cache(256)
@@ -109,7 +91,9 @@ def asked_fields(system: str, style: str, request: str) -> tuple[Asked, ...]:
     """The output fields that a prompt asks for, in order; () for a plain prompt."""
     if style == "tag":
         name = next(iter(_sections(request, _TITLE)))
-        score = (Asked("score", _number("integer", system)),) if name == "feedback" else ()
+        score = (
+            (Asked("score", _number("integer", system.rpartition("\n\n")[2])),) if name == "feedback" else ()
+        )
         return (Asked(name, {"type": "string"}), *score)
     listed = system.partition("\nYour output fields are:\n")[2].partition("\nAll interactions will be")[0]
     notes = {m.group(1): m.group(2) for m in _NOTE.finditer(system)}
@@ -158,7 +142,7 @@ class Prompt:
     Attributes:
         style: "chat", "json", "tag" or "plain".
         asked: the output fields, () if the prompt names none.
-        inputs: the last user message's fields by name, in order.
+        inputs: the last user message's fields by name, in order; each cut to what is worth reading.
         schema: the whole `response_format` schema, {} if there is none.
         roll: whole numbers that depend on the request only.
     """
@@ -174,14 +158,21 @@ class Prompt:
             self.style = "json"
             self.asked = tuple(Asked(n, s) for n, s in self.schema.get("properties", {}).items())
         header = _TITLE if self.style == "tag" else _HEADER
-        self.inputs = _sections(inputs, header, _declared(system)) or {"text": inputs.strip()}
+        fields = _sections(inputs, header, _declared(system)) or {"text": inputs.strip()}
+        self.inputs = {name: text[:READ] for name, text in fields.items()}
 
     @cached_property
     def roles(self) -> dict[str, str]:
-        """The inputs by what they are for; of several candidates the last is judged, others are context."""
+        """The inputs by what they are for; of several candidates the last is judged, others are context.
+
+        What a refinement starts from is none of them: an improved judgement still judges the answer.
+        """
         roles = {"context": ""}
+        rewritten = {self._rewritten(asked.name) for asked in self.asked}
         for name, text in self.inputs.items():
-            role = next((r for r, marks in _ROLES.items() if any(m in name for m in marks)), "context")
+            if name in rewritten:
+                continue
+            role = next((r for r, marks in ROLES.items() if any(m in name for m in marks)), "context")
             if role == "candidate" and role in roles:
                 roles["context"] = f"{roles['context']}\n{roles[role]}"
             elif roles.get(role):
@@ -216,7 +207,7 @@ class Prompt:
     def examples(self, name: str) -> list[tuple[str, str]]:
         """(input, output) of each demo for one output field, in prompt order."""
         pairs = [(said, a) for (role, said), (_, a) in itertools.pairwise(self.turns) if role == "user"]
-        return [(said, output) for said, a in pairs if (output := self._output(name, a))]
+        return [(said[:READ], output[:READ]) for said, a in pairs if (output := self._output(name, a))]
 
     def _output(self, name: str, answer: str) -> str:
         if self.style == "tag":
@@ -231,148 +222,10 @@ class Prompt:
 
     def base(self, name: str) -> str | None:
         """The text that a refinement (`improved_principles`) starts from; None for other outputs."""
+        known = self._rewritten(name)
+        return None if known is None else self.inputs[known]
+
+    def _rewritten(self, name: str) -> str | None:
         known = [n for n in self.inputs if n != name and name.endswith(n)]
-        return self.inputs[known[-1]] if known and "feedback" in self.roles else None
-
-
-def written(prompt: Prompt, *, unscored: bool = False) -> str:
-    """The answer in the style that the prompt asks for; `unscored` leaves a critique's number unreadable."""
-    if not prompt.asked:
-        return respond(prompt.roles["context"], "", prompt.roll)
-    values = {asked.name: _value(prompt, asked, unscored) for asked in prompt.asked}
-    if prompt.style == "json":
-        text = json.dumps(values, indent=2, ensure_ascii=False)
-    elif prompt.style == "tag":
-        first, *score = values.values()
-        text = f"Feedback: {first}{'' if unscored else f' [RESULT] {score[0]}'}" if score else first
-    else:
-        shown = {n: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for n, v in values.items()}
-        # A refinement repeats the candidate: a header in it must not cut the answer.
-        parts = [f"[[ ## {name} ## ]]\n" + _FRAME.sub(r"\1", text) for name, text in shown.items()]
-        text = "\n\n".join([*parts, "[[ ## completed ## ]]"])
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
-
-def _value(prompt: Prompt, asked: Asked, unscored: bool) -> Any:
-    schema = asked.schema
-    if schema.get("type") == "string" and "enum" not in schema:
-        text = _text(prompt, asked.name)[: schema.get("maxLength")]
-        return re.sub(r"\d+", "some", text) if unscored else text
-    base = prompt.base(asked.name) or ""
-    topics = rubric_topics(prompt.roles["context"], base, prompt.roles.get("feedback", ""))
-    value = _Filler(prompt, prompt.schema or schema, topics).fill(schema, asked.name)
-    return "cannot say" if unscored and isinstance(value, int | float) else value
-
-
-def _text(prompt: Prompt, name: str) -> str:
-    """The text of one output field, by what its name says it is."""
-    roles, base = prompt.roles, prompt.base(name)
-    is_plan = any(mark in name for mark in _ROLES["criteria"])
-    if base is not None:
-        return refine(
-            base,
-            roles["feedback"],
-            context=roles["context"],
-            limit=prompt.limit,
-            is_plan=is_plan,
-            roll=prompt.roll,
-        )
-    if is_plan:
-        return draft(roles["context"], roles.get("goal", ""), prompt.examples(name), prompt.roll)
-    if any(mark in name for mark in _COMMENTS):
-        return prompt.reading.feedback
-    return respond(roles["context"], roles.get("criteria", ""), prompt.roll)
-
-
-def _quality(prompt: Prompt, name: str) -> float:
-    """How much of what a field's name asks about was found, in [0, 1]."""
-    candidate = prompt.roles.get("candidate", "")
-    if any(mark in name for mark in ("harm", "toxic", "unsafe", "offens")):
-        return float(bool(_HURTFUL.search(candidate)))
-    if "fact" in name:
-        return max(1 - 0.35 * len(_ABSOLUTE.findall(candidate)), 0.0)
-    if "empath" in name:
-        return min(len(re.findall(r"\byou", candidate, re.I)) / 6, 1.0)
-    return prompt.reading.quality
-
-
-class _Filler(NamedTuple):
-    """Fills JSON schemas for one prompt: `root` holds the definitions, texts inside name `topics`."""
-
-    prompt: Prompt
-    root: Mapping[str, Any]
-    topics: Sequence[Topic]
-
-    def fill(self, schema: Mapping[str, Any], name: str, depth: int = 0) -> Any:
-        """A value that fits a schema; beyond eight levels only null or an empty value."""
-        schema = self._resolved(schema, depth)
-        choices = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
-        if choices:
-            return self._chosen(choices, name)
-        match schema.get("type", "string"):
-            case "integer" | "number" as kind:
-                return self._number(schema, name, kind)
-            case "boolean":
-                return _quality(self.prompt, name) >= 0.6
-            case "null":
-                return None
-            case "array":
-                return self._array(schema, name, depth)
-            case "object":
-                fields = {} if depth > 8 else schema.get("properties", {})
-                return {key: self.fill(part, key, depth + 1) for key, part in fields.items()}
-            case _:
-                text = rubric_line(name, self.topics)
-                return text[: schema.get("maxLength")].ljust(schema.get("minLength", 0), ".")
-
-    def _resolved(self, schema: Mapping[str, Any], depth: int) -> Mapping[str, Any]:
-        for _ in range(20):
-            parts = schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf")
-            if "$ref" in schema:
-                schema = self.root.get("$defs", {}).get(str(schema["$ref"]).rpartition("/")[2], {})
-            elif parts:
-                ends_here = [p for p in parts if p.get("type") == "null"] if depth > 8 else []
-                schema = (ends_here or [p for p in parts if p.get("type") != "null"] or parts)[0]
-            else:
-                break
-        return schema
-
-    def _number(self, schema: Mapping[str, Any], name: str, kind: str) -> float:
-        step = 1 if kind == "integer" else 0.01
-        low = schema.get(
-            "minimum", schema["exclusiveMinimum"] + step if "exclusiveMinimum" in schema else None
-        )
-        high = schema.get(
-            "maximum", schema["exclusiveMaximum"] - step if "exclusiveMaximum" in schema else None
-        )
-        if low is None:
-            low = 1 if high is None or high > 1 else high - 4
-        value = low + _quality(self.prompt, name) * ((low + 4 if high is None else high) - low)
-        return int(value + 0.5) if kind == "integer" else round(float(value), 2)
-
-    def _array(self, schema: Mapping[str, Any], name: str, depth: int) -> list[Any]:
-        part = schema.get("items") or {}
-        n = max(min(3, schema.get("maxItems", 3)), schema.get("minItems", 0))
-        if "prefixItems" in schema:
-            return [self.fill(p, name, depth + 1) for p in schema["prefixItems"]]
-        if depth > 8:
-            return []
-        words = [t.word for t in salient(self.prompt.roles["context"])[:n]]
-        if part.get("type") == "string" and "enum" not in part and len(words) == n:
-            return words
-        return [self.fill(part, name, depth + 1) for _ in range(n)]
-
-    def _chosen(self, choices: Sequence[Any], name: str) -> Any:
-        """Of numbers, or yes and no, the one at the measured quality; else the one the input speaks of."""
-        choices = [c for c in choices if c is not None] or choices
-        if all(isinstance(c, int | float) and not isinstance(c, bool) for c in choices):
-            target = min(choices) + _quality(self.prompt, name) * (max(choices) - min(choices))
-            return min(choices, key=lambda c: (abs(c - target), -c))
-        by_word = {str(c).casefold(): c for c in choices}
-        if "yes" in by_word and "no" in by_word:
-            between = [c for word, c in by_word.items() if word not in ("yes", "no")]
-            quality = _quality(self.prompt, name)
-            middle = between[0] if between else by_word["yes" if quality >= 0.45 else "no"]
-            return by_word["yes"] if quality >= 0.6 else by_word["no"] if quality < 0.3 else middle
-        spoken = [c for c in choices if shares_words(str(c), self.prompt.roles["context"])]
-        return spoken[0] if spoken else choices[self.prompt.roll(name) % len(choices)]
+        has_feedback = any(mark in n for n in self.inputs for mark in ROLES["feedback"])
+        return known[-1] if known and has_feedback else None

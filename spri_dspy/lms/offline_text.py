@@ -6,6 +6,7 @@ knows nothing of prompts, engines or tasks, has no facts, and of grammar only sh
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import Counter
@@ -30,11 +31,13 @@ from spri_dspy.lms.offline_words import (
 Roll = Callable[[str], int]
 """A whole number >= 0 for a name; the same name gives the same number within one prompt."""
 
-_READ = 20_000  # characters of a text that are read, so that an answer to a megabyte takes milliseconds
+READ = 20_000
+"""Characters of a text that are worth reading; callers cut longer ones, so that a megabyte costs milliseconds."""
 
 _TOKEN = re.compile(r"[^\W\d_](?:[\w'’-]*\w)?|[.!?,;:()\n]")
 _BULLET = re.compile(r"\s*((?:[-*•])(?=\s)|\(?\d{1,2}[.)](?!\d))\s*")
 _FIRST_PERSON = re.compile(r"\b(?:I|[Mm]y|me)\b")
+_EMPTY = STOP | MODIFIERS
 _MISSING = "does not mention: "
 
 
@@ -69,12 +72,12 @@ def _stem(word: str) -> str:
 
 def _is_content(word: str) -> bool:
     low = word.casefold().replace("’", "'")
-    return len(low) > 2 and low.partition("'")[0] not in STOP and "n't" not in low
+    return len(low) > 2 and low.partition("'")[0] not in _EMPTY and "n't" not in low
 
 
 @lru_cache(2048)
 def _stems(text: str) -> frozenset[str]:
-    return frozenset(_stem(w) for w in _TOKEN.findall(text[:_READ]) if _is_content(w))
+    return frozenset(_stem(w) for w in _TOKEN.findall(text) if _is_content(w))
 
 
 @lru_cache(1024)
@@ -86,16 +89,19 @@ def salient(text: str) -> tuple[Topic, ...]:
     """
     weight: Counter[str] = Counter()
     known: dict[str, Topic] = {}
-    owner, row = "", []
-    for token in (*_TOKEN.findall(text[:_READ]), "."):
+    owner, row, opens = "", [], True
+    for token in (*_TOKEN.findall(text), "."):
         if _is_content(token):
             word = token.replace("’", "'").removesuffix("'s")
             stem = _stem(word)
-            weight[stem] += min(len(word), 9) if len(word) > 3 else 0
-            known.setdefault(stem, Topic(stem, word))
+            # What opens a sentence is often a verb, and its capital says nothing.
+            weight[stem] += min(len(word), 9) if len(word) > 3 and not opens else 0
+            known.setdefault(stem, Topic(stem, word.casefold() if opens else word))
             row.append(word)
+            opens = False
             continue
         low = token.casefold()
+        opens = token in ".!?:\n"
         if owner and 0 < len(row) < 3 and low not in VAGUE:
             phrase = _noun(row, low)
             stem = _stem(phrase.rpartition(" ")[2])
@@ -124,7 +130,7 @@ def shares_words(text: str, other: str) -> bool:
 @lru_cache(512)
 def _is_story(text: str) -> bool:
     """True if somebody speaks of themselves."""
-    return len(_FIRST_PERSON.findall(text[:_READ])) >= 3
+    return len(_FIRST_PERSON.findall(text)) >= 3
 
 
 def _sentences(text: str) -> list[str]:
@@ -133,7 +139,7 @@ def _sentences(text: str) -> list[str]:
 
 def ideas(text: str) -> list[str]:
     """The lines of a text without bullets; its sentences if it is one paragraph; a JSON object's values."""
-    text = text[:_READ].strip()
+    text = text.strip()
     if text.startswith("{"):
         try:
             return [str(v) for v in json.loads(text).values()]
@@ -196,13 +202,15 @@ def draft(context: str, goal: str, examples: Sequence[tuple[str, str]], roll: Ro
     near = examples[shared.index(max(shared))][1] if examples else ""
     model = ideas(near)
     n = min(max(len(model), 3), 6) if model else 3 + roll("lines") % 3
-    topics = list(salient(f"{context[:350]}\n{context[-150:]}" if len(context) > 500 else context))
+    topics = salient(f"{context[:350]}\n{context[-150:]}" if len(context) > 500 else context)
+    nouns = [t for t in topics if t.owner]
+    topics = nouns if len(nouns) > 2 else list(topics)
     if len(topics) > n:
         del topics[roll("skip") % (n + 1)]
     pairs = zip(_plan_frames(context, roll), topics[:n], strict=False)
     lines = [frame.format(x=topic.said("their")) for frame, topic in pairs] or [*NO_TOPIC]
-    aims = [t.said("their") for t in salient(goal)[:2]]
-    lines += [AIM.format(x=_and(aims))] if aims else []
+    aim = " ".join(goal.split()[:24]).strip(". ")
+    lines += [AIM.format(x=aim[0].lower() + aim[1:])] if aim else []
     lines = [_in_mood(line, model[0] if model else "") for line in lines]
     return _lay_out(lines, _marker(near) if model else "-")
 
@@ -221,7 +229,7 @@ def critique(
     limit: int = 0,
     is_plan: bool = False,
 ) -> Reading:
-    """Measure a candidate and name what it leaves out, at most three words.
+    """Measure a candidate and name what it leaves out, at most two words.
 
     Args:
         candidate: principles if `is_plan`, else a response.
@@ -234,6 +242,8 @@ def critique(
             up, and by shared words with the reference and the input.
     """
     lines = ideas(candidate)
+    if not lines:
+        return Reading(0.0, "There is nothing to judge.")
     have = _stems("\n".join(lines))
     wanted = salient(context)[: min(3 + len(context) // 250, 8) if is_plan else 4]
     gaps = [t for t in wanted if t.stem not in have]
@@ -250,7 +260,7 @@ def critique(
     quality -= 0.1 * bool(crowded) + (0.1 + min(words / limit - 1, 1) * 0.2 if over else 0)
     taken = [t.word for t in wanted if t.stem in have][:3]
     say = [f"It takes up {_and(taken)}." if taken else "Nothing in it belongs to this input."]
-    say += [f"It {_MISSING}{', '.join(t.word for t in gaps[:3])}."] if gaps else []
+    say += [f"It {_MISSING}{', '.join(t.word for t in gaps[:2])}."] if gaps else []
     say += ["Much of it would fit any input."] if own < 0.12 else []
     say += ["Put one idea on a line."] if crowded else []
     say += [f"It has {words} words where {limit} is the limit."] if over else []
@@ -269,20 +279,16 @@ def _adherence(
         for line in ideas(criteria)[:12]:
             words = _stems(line)
             named = words & known
-            share = (
-                len(named & have) / len(named)
-                if named
-                else min(len(words & have) / (0.3 * len(words) or 1), 1.0)
-            )
+            # A line that speaks of nothing in the input cannot be followed word by word.
+            share = len((named or words) & have) / (len(named) or 0.3 * len(words) or 1)
+            share = min(share, 1.0)
             met.append(share)
             if share < 0.5:
                 unmet += [t for t in salient(line) if t.stem in named and t.stem not in have][:1]
         parts.append((0.75, sum(met) / len(met) if met else 1.0))
     if reference:
-        wanted = salient(reference)[:12]
-        parts.append(
-            (0.5, min(sum(t.stem in have for t in wanted) / (0.7 * len(wanted)), 1.0) if wanted else 1.0)
-        )
+        shared = [t.stem in have for t in salient(reference)[:12]]
+        parts.append((0.5, min(sum(shared) / (0.7 * len(shared)), 1.0) if shared else 1.0))
     unmet = list(dict.fromkeys(unmet))
     return sum(w * q for w, q in parts) / sum(w for w, _ in parts), unmet
 
@@ -293,8 +299,8 @@ def missing(feedback: str, context: str, have: str) -> list[Topic]:
     Without any such word in the feedback, the heaviest two words of the input that `have` leaves out.
     """
     known, stems = {t.stem: t for t in salient(context)}, _stems(have)
-    after = feedback[:_READ].partition(_MISSING)[2].partition(".")[0]
-    asked = after.split(", ") if after else [w for w in _TOKEN.findall(feedback[:_READ]) if _stem(w) in known]
+    after = feedback.partition(_MISSING)[2].partition(".")[0]
+    asked = after.split(", ") if after else [w for w in _TOKEN.findall(feedback) if _stem(w) in known]
     named = {_stem(phrase.rpartition(" ")[2]): phrase.strip() for phrase in asked if phrase.strip()}
     topics = [known.get(stem) or Topic(stem, phrase) for stem, phrase in named.items() if stem not in stems]
     return topics[:3] or [t for t in known.values() if t.stem not in stems][: 0 if after else 2]
@@ -303,36 +309,44 @@ def missing(feedback: str, context: str, have: str) -> list[Topic]:
 def refine(candidate: str, feedback: str, *, context: str, limit: int, is_plan: bool, roll: Roll) -> str:
     """The candidate with what the feedback asks for added, one idea a line, within `limit` words."""
     new = missing(feedback, context, candidate)
-    frames = _plan_frames(context, roll) if is_plan else REPLIES[_is_story(context)][-1][1]
-    lines, marker = ideas(candidate)[:60], _marker(candidate)
+    story = _is_story(context)
+    frames = itertools.chain.from_iterable(PLANS[story] if is_plan else (f for _, f in REPLIES[story]))
+    # A sentence whose opening words stand there already would read as if it had been copied.
+    frames = sorted(frames, key=lambda f: (f.partition("{x}")[0] in candidate, roll(f)))
+    lines = [line for line in ideas(candidate)[:60] if any(c.isalpha() for c in line)]
+    marker = _marker(candidate)
     if is_plan and any(len(line.split()) > 32 for line in lines):
         lines = [s for line in lines for s in _sentences(line)]
         marker = marker or "-"
-    start, model = len(lines), lines[0] if lines else ""
-    for i, topic in enumerate(new):
-        line = frames[(start + i) % len(frames)].format(x=topic.said("their" if is_plan else "your"))
+    model = lines[0] if lines else ""
+    for frame, topic in zip(frames, new, strict=False):
+        line = frame.format(x=topic.said("their" if is_plan else "your"))
         lines.append(_in_mood(line, model) if is_plan else line)
     keep = {t.stem for t in (*salient(context)[:8], *new)}
     while len(lines) > 1 and _count(lines) > limit:
         del lines[min(range(len(lines)), key=lambda i: (len(_stems(lines[i]) & keep), -len(lines[i])))]
-    return _lay_out(lines, marker if lines else None) or draft(context, "", (), roll)
+    if not lines:
+        return draft(context, "", (), roll) if is_plan else respond(context, "", roll)
+    return _lay_out(lines, marker)
 
 
 def respond(context: str, principles: str, roll: Roll) -> str:
     """A few sentences to the reader: one for each of the first six principles, or for the salient words."""
     story, topics = _is_story(context), list(salient(context))
     used: Counter[str] = Counter()
-    said: set[str] = set()
+    said, asked = set[str](), _stems(principles)
     sentences = [OPENINGS[story][roll("opening") % 2]]
     for line in ideas(principles)[:6] or [""] * 4:
         stems = _stems(line)
         own = [t for t in topics if t.stem in stems]
-        own = [t for t in own if t.owner] or own[:1] or [t for t in topics if t.stem not in said][:1]
+        own = [t for t in own if t.owner] or own[:1] or [t for t in topics if t.stem not in said | asked][:1]
         own = own or list(salient(line))
         if not own:
             continue
         said.update(t.stem for t in own[:2])
-        want, frames = next((w, f) for w, f in REPLIES[story] if re.search(rf"\b(?:{w})", line, re.I))
+        want, frames = next(
+            (w, f) for w, f in REPLIES[story] if not w or re.search(rf"\b(?:{w})", line, re.I)
+        )
         frame = frames[(roll("frames") + used[want]) % len(frames)]
         used[want] += 1
         sentences.append(frame.format(x=_and([t.said("your") for t in own[:2]])))

@@ -17,7 +17,7 @@ STOP = frozenset(
         asking aside at away back basically be became because become been before began being below besides
         between both bring but by call called came can cannot cause come comes coming completely could did
         do does doing done down during each edit either else end ended especially even ever every everyone
-        everything exactly fact feel feeling feels felt few find first for found from gave get gets getting
+        everything exactly fact feel feeling feels felt few find first for found from fuck fucked gave get gets getting
         give given go goes going gone gonna got guess had happen happened happens has hate have having he
         hello help her here hers herself hey him himself his how however i if in inside instead into is it its
         itself just keep kept kind kinda knew know known last least leave left let lets like likely list
@@ -32,7 +32,7 @@ STOP = frozenset(
         though thought three through thus till time times to today together told tomorrow too took toward
         tried tries truly try trying turn two under until up upon us use used user using usually very via
         want wanted wanting wants was way ways we well went were what whatever when where whether which
-        while who whole whom whose why will with within without wont would write yes yet you your yours
+        while who whole whom whose why will with within without wont word words would write yes yet you your yours
         yourself
         """,
     )
@@ -40,7 +40,11 @@ STOP = frozenset(
 """Words that say nothing about one input in particular."""
 
 MODIFIERS = frozenset(
-    re.findall(r"\w+", "bad best big better close current first good great last main new old own")
+    re.findall(
+        r"\w+",
+        """bad best big biggest better close current damn first fucking good great last main new old own real
+        stupid usual worst wrong young""",
+    )
 )
 """Words that may stand between an article and its noun without being part of what is spoken of."""
 
@@ -100,7 +104,7 @@ PLANS: dict[bool, tuple[tuple[str, ...], ...]] = {
 }
 """Sets of principle frames: for a person's own story (True), for a request (False)."""
 
-AIM = "Let every line serve the aim, above all where it speaks of {x}."
+AIM = "Let every line serve this aim: {x}."
 """The principle for a stated aim."""
 
 NO_TOPIC = ("Answer what was asked and nothing else.", "Say what is missing before guessing at it.")

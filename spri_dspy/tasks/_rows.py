@@ -1,4 +1,4 @@
-"""Rows of a user's JSON-lines file, and the fields of one row, checked before anything runs.
+"""Rows of a user's data and of the package's own, and the fields of one row, checked before anything runs.
 
 Every complaint names file, line and field and says what to do.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,40 +17,99 @@ LONGEST = 200_000
 """Characters in one text field; about fifty thousand tokens, more than any stage can use."""
 
 
-def read_rows(path: str | Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Yield (place, line number, row) for every line of a JSON-lines file that is not blank.
+def read_rows(source: str | Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Yield (place, number, row) for every row of a data source, read piece by piece.
+
+    Args:
+        source: a JSON-lines file, a .parquet file, or hf:NAME:SPLIT for a data set of the Hugging Face hub
+            (NAME may be a local folder in the hub's layout; SPLIT is "train" by default).
 
     Raises:
-        DataError: no such file, a folder, an empty file, a line that is not a JSON object or not UTF-8.
+        DataError: it does not exist, is a folder or empty, or a row cannot be read.
     """
-    file, shown = Path(path), str(path)
-    if file.is_dir():
-        raise DataError(f"{shown} is a folder; name a JSON-lines file in it")
-    number = found = 0
+    shown = str(source)
+    if shown.startswith("hf:"):
+        rows = _hub_rows(shown)
+    elif shown.endswith(".parquet") and Path(shown).is_file():
+        rows = _parquet_rows(shown)
+    else:
+        rows = _lines(shown)
+    empty = True
+    for row in rows:
+        empty = False
+        yield row
+    if empty:
+        raise DataError(f"{shown} has no rows; write one JSON object a line")
+
+
+def _lines(shown: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    if Path(shown).is_dir():
+        raise DataError(
+            f"{shown} is a folder; name a JSON-lines file in it, or hf:{shown} for a data set's folder"
+        )
+    if Path(shown).exists() and not Path(shown).is_file():
+        raise DataError(f"{shown} can be read only once, the data is read twice; write it to a file first")
     try:
-        with file.open("rb") as lines:
+        with open(shown, "rb") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    found += 1
                     yield f"{shown}, line {number}", number, _row(f"{shown}, line {number}", line)
     except OSError as error:
-        raise DataError(f"{shown} cannot be read: {error.strerror}") from None
-    if not found:
-        raise DataError(f"{shown} has no rows; write one JSON object a line")
+        raise DataError(f"{shown} cannot be read: {error.strerror}; check the path of the data") from None
+
+
+def _parquet_rows(shown: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    try:
+        number = 0
+        for batch in parquet.ParquetFile(shown).iter_batches(batch_size=256):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{shown}, row {number}", number, row
+    except (OSError, arrow.ArrowException) as error:
+        raise DataError(f"{shown} cannot be read as parquet: {str(error).splitlines()[0]}") from None
+
+
+def _hub_rows(shown: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Stream a data set through `datasets`; every failure to get it is the user's to see in one line."""
+    import datasets
+
+    name, _, split = shown.removeprefix("hf:").partition(":")
+    try:
+        rows = datasets.load_dataset(name, split=split or "train", streaming=True)
+    except Exception as error:  # datasets raises a dozen unrelated types for "cannot be had"
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"the data set {name!r} (split {split or 'train'!r}) cannot be loaded: {said[:300]}"
+        ) from None
+    for number, row in enumerate(rows, 1):
+        yield f"{shown}, row {number}", number, dict(row)
 
 
 def _row(place: str, line: bytes) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = json.loads(line.decode("utf-8-sig"), parse_constant=_no_number)
     except UnicodeDecodeError as error:
-        raise DataError(f"{place}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        raise DataError(
+            f"{place}: not UTF-8 text ({error.reason} at byte {error.start}); save the file as UTF-8"
+        ) from None
     except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not valid JSON: {error.msg} at column {error.colno}") from None
-    except RecursionError:
-        raise DataError(f"{place}: not usable JSON: nested too deeply") from None
+        raise DataError(
+            f"{place}: not valid JSON: {error.msg} at column {error.colno}; write one JSON object a line"
+        ) from None
+    except (RecursionError, ValueError) as error:
+        said = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise DataError(f"{place}: not usable JSON: {said}; mend that row") from None
     if not isinstance(row, dict):
         raise DataError(f"{place}: a row must be a JSON object with named fields, not {type(row).__name__}")
     return row
+
+
+def _no_number(constant: str) -> None:
+    """Python reads NaN and Infinity, but no JSON has them and no later reader of the run would."""
+    raise ValueError(f"{constant} is no JSON number")
 
 
 def text(row: Mapping[str, Any], name: str, *, default: str | None = None) -> str:
@@ -93,3 +153,13 @@ def row_id(row: Mapping[str, Any], number: int) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise DataError(f"the field 'id' must be text or a whole number, not {type(value).__name__}")
     return text({"id": str(value)}, "id")
+
+
+def package_file(name: str) -> Path:
+    """A data file that comes with the package."""
+    return Path(str(files("spri_dspy"))) / name
+
+
+def package_rows(name: str) -> list[dict[str, Any]]:
+    """All rows of a small data file that comes with the package."""
+    return [json.loads(line) for line in package_file(name).read_text("utf-8").splitlines() if line.strip()]

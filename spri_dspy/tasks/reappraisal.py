@@ -6,17 +6,14 @@ own `standards` and `oracle_principles` for judging. Source of the task: paper.m
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from spri_dspy.errors import UnknownNameError
 from spri_dspy.signatures import Stages
 from spri_dspy.tasks import Example, Task
-from spri_dspy.tasks._rows import row_id, text
+from spri_dspy.tasks._rows import package_file, package_rows, row_id, text
 
 GENERAL_AIM = "Help the narrator to see the situation in a way that eases what they feel and lets them go on."
 """The aim of a post that comes without one."""
@@ -43,7 +40,7 @@ at most 128 words. Give only the improved response.""",
 @cache
 def dimensions() -> tuple[dict[str, Any], ...]:
     """The six appraisal dimensions: dimension_id, dimension, aim, standards, oracle_principles."""
-    return tuple(_load("seeds/reappraisal_dimensions.jsonl"))
+    return tuple(package_rows("seeds/reappraisal_dimensions.jsonl"))
 
 
 def task() -> Task:
@@ -52,16 +49,16 @@ def task() -> Task:
         name="reappraisal",
         inputs=INPUTS,
         stages=Stages.build(INPUTS, goal=("aim",), wording=_WORDING),
-        seeds=tuple(_seed(row) for row in _load("seeds/reappraisal.jsonl")),
+        seeds=tuple(_seed(row) for row in package_rows("seeds/reappraisal.jsonl")),
         read_row=read_row,
         text_input="post",
-        built_in=Path(str(files("spri_dspy"))) / "examples" / "reappraisal.jsonl",
+        built_in=package_file("examples/reappraisal.jsonl"),
         group_of=lambda inputs: _dimension_of_aim().get(inputs["aim"]),
     )
 
 
-def read_row(row: Mapping[str, Any], number: int) -> Example:
-    """An example of a row; what it does not say about its dimension is filled in.
+def read_row(row: Mapping[str, Any], number: int) -> list[Example]:
+    """The example of a row; what it does not say about its dimension is filled in.
 
     Raises:
         DataError: the post is missing or unusable.
@@ -72,16 +69,16 @@ def read_row(row: Mapping[str, Any], number: int) -> Example:
     aim = text(row, "aim", default=known["aim"] if known else GENERAL_AIM)
     labels = {k: row.get(k) or (known or {}).get(k) for k in ("standards", "oracle_principles")}
     group = known["dimension"] if known else _dimension_of_aim().get(aim)
-    return Example(
-        row_id(row, number), {"post": post, "aim": aim}, group, labels={k: v for k, v in labels.items() if v}
-    )
+    kept = {k: v for k, v in labels.items() if v}
+    name = row_id(row, number)
+    return [Example(name, {"post": post, "aim": aim}, group, cluster=name, labels=kept)]
 
 
 def _dimension(row: Mapping[str, Any]) -> dict[str, Any] | None:
     for key in ("dimension", "dimension_id"):
         if row.get(key) is not None:
             found = next((d for d in dimensions() if str(d[key]) == str(row[key])), None)
-            if found is None and "aim" not in row:
+            if found is None and row.get("aim") is None:
                 raise UnknownNameError(
                     key, str(row[key]), [str(d[key]) for d in dimensions()], "or give an aim"
                 )
@@ -97,9 +94,3 @@ def _dimension_of_aim() -> dict[str, str]:
 
 def _seed(row: Mapping[str, Any]) -> dict[str, Any]:
     return {k: row[k] for k in ("post", "aim", "principles")} | {"group": row["dimension"]}
-
-
-def _load(name: str) -> list[dict[str, Any]]:
-    return [
-        json.loads(line) for line in files("spri_dspy").joinpath(name).read_text("utf-8").splitlines() if line
-    ]

@@ -1,0 +1,73 @@
+"""Synthetic data for supervised fine-tuning: situated principles for an instruction, then a response by them.
+
+Rows: `instruction`, an optional `input` or `context`, an optional `response` (the data set's own). The published
+experiment used Dolly and MixInstruct: `--data hf:databricks/databricks-dolly-15k:train` and
+`--data hf:llm-blender/mix-instruct:train`. Source of the task: paper.md section 2; all wording is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from spri_dspy.signatures import Stages
+from spri_dspy.tasks import Example, Task
+from spri_dspy.tasks._rows import package_file, package_rows, row_id, text
+
+HUB = "hf:databricks/databricks-dolly-15k:train"
+
+INPUTS = {"instruction": "what a user asks of an assistant"}
+
+_WORDING = {
+    "generate_response": """\
+Answer the instruction, following every one of the principles.
+
+Let the principles decide what to say, how much and in which form; do not quote or mention them. If you do not know
+something, say so rather than guess. Give only the answer.""",
+    "refine_response": """\
+Rewrite the response so that it deals with every point of the feedback and follows all of the principles.
+
+Keep what already works. Give only the improved answer.""",
+}
+
+
+def task() -> Task:
+    """The task, with six general seeds."""
+    return Task(
+        name="sft",
+        inputs=INPUTS,
+        stages=Stages.build(INPUTS, wording=_WORDING),
+        seeds=tuple(_seed(row) for row in package_rows("seeds/sft.jsonl")),
+        read_row=read_row,
+        text_input="instruction",
+        built_in=package_file("examples/sft.jsonl"),
+        hub=HUB,
+    )
+
+
+def read_row(row: Mapping[str, Any], number: int) -> list[Example]:
+    """The example of a row.
+
+    Raises:
+        DataError: the instruction is missing or unusable.
+    """
+    labels = {}
+    reference = row.get("response") or row.get("oracle_response") or row.get("output")
+    if reference:
+        labels["reference_answer"] = text({"response": reference}, "response")
+    if row.get("category"):
+        labels["category"] = str(row["category"])
+    return [Example(row_id(row, number), {"instruction": joined(row)}, labels=labels)]
+
+
+def joined(row: Mapping[str, Any]) -> str:
+    """Instruction and input as one text; MixInstruct's instruction may be empty where the input says it all."""
+    extra = next((str(row[k]) for k in ("input", "context") if str(row.get(k) or "").strip()), "")
+    if extra and not str(row.get("instruction") or "").strip():
+        return text({"input": extra}, "input")
+    instruction = text(row, "instruction")
+    return f"{instruction}\n\n{text({'input': extra}, 'input')}" if extra else instruction
+
+
+def _seed(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"instruction": joined(row), "principles": row["principles"]}
