@@ -1,8 +1,9 @@
-"""What the machinery around LM calls costs: CPU time a call with an engine that answers at once.
+"""How close bulk generation comes to the speed limit, and what the machinery costs an LM call.
 
-`python -m benchmarks load --engine instant [--examples N] [--json]` runs SPRI over N generated inputs through
-`run_bulk`, records, cache and all, and a bare `dspy.Predict` beside it with the same engine. CPU time is this
-process's, so a busy machine disturbs it little; wall-clock time is not reported.
+`python -m benchmarks load [--json]` races this engine against other ways of doing the same calls, over HTTP against a
+loopback server whose latencies are known, so that the shortest possible makespan is known too. With `--engine
+instant` it measures CPU time alone: SPRI through `run_bulk`, records, cache and all, beside a bare `dspy.Predict`
+with the same engine. Ratios within one run are what counts; the machine may be busy.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ import argparse
 import asyncio
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +26,8 @@ import dspy
 from dspy.lm15 import Message, Request, Response, TextPart, Usage
 
 import spri_dspy as spri
+from benchmarks.load_contestants import CONTESTANTS
+from spri_dspy.errors import UnknownNameError
 from spri_dspy.lms import CALL
 from spri_dspy.lms.client import ScopedLM
 from spri_dspy.tasks import Example
@@ -123,29 +130,113 @@ def bare_cpu_ms(count: int) -> float:
     return 1000 * asyncio.run(run()) / engine.calls
 
 
-def main(argv: list[str]) -> int:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks load", description=__doc__)
-    parser.add_argument("--engine", choices=["instant"], default="instant")
-    parser.add_argument("--examples", type=int, default=500)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(argv)
+def race(names: list[str], examples: int, slots: int, load: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each contestant in its own process against the same server; lock-step on a tenth, it takes ten times as long."""
+    rows: list[dict[str, Any]] = []
+    with serving(load) as root:
+        for name in names:
+            count = max(24, examples // 10) if name == "lockstep" else examples
+            _get(f"{root}/reset")
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.load_contestants",
+                name,
+                f"{root}/v1",
+                str(count),
+                str(slots),
+            ]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=3000)
+            if done.returncode:
+                last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                rows.append({"contestant": name, "examples": count, "failed": last[:200]})
+                continue
+            took, seen = json.loads(done.stdout.strip().splitlines()[-1]), _get(f"{root}/stats?slots={slots}")
+            rows.append(_row(name, count, took, seen))
+    return rows
+
+
+def _row(name: str, count: int, took: dict[str, float], seen: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "contestant": name,
+        "examples": count,
+        "calls": seen["answered"],
+        "seconds": round(took["seconds"], 2),
+        "over_lower_bound": round(took["seconds"] / seen["lower_bound_seconds"], 3),
+        "calls_per_second": round(seen["answered"] / took["seconds"], 1),
+        "cpu_ms_per_call": round(1000 * took["cpu_seconds"] / seen["answered"], 3),
+        "peak_mb": round(took["peak_mb"]),
+        "most_in_flight": seen["most_in_flight"],
+    }
+
+
+@contextmanager
+def serving(load: dict[str, Any]) -> Iterator[str]:
+    """The load server as a process of its own; its address."""
+    command = [sys.executable, "-m", "benchmarks.load_server", json.dumps(load)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = process.stdout.readline().strip()
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.stdin.close()  # type: ignore[union-attr] # it is a pipe
+
+
+def _get(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return json.loads(answer.read())
+
+
+def _overhead(options: argparse.Namespace) -> dict[str, Any]:
     program_cpu_ms(20)
-    pairs = [
-        (program_cpu_ms(options.examples), bare_cpu_ms(options.examples)) for _ in range(options.repeats)
-    ]
+    examples = options.examples or 500
+    pairs = [(program_cpu_ms(examples), bare_cpu_ms(examples)) for _ in range(options.repeats)]
     program, bare = (statistics.median(side) for side in zip(*pairs, strict=True))
-    found = {
-        "engine": options.engine,
-        "examples": options.examples,
+    return {
+        "engine": "instant",
+        "examples": examples,
         "repeats": options.repeats,
         "program_cpu_ms_per_call": round(program, 3),
         "bare_predict_cpu_ms_per_call": round(bare, 3),
         "ratio": round(statistics.median(p / b for p, b in pairs), 2),
     }
-    if options.json:
+
+
+def main(argv: list[str]) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks load", description=__doc__)
+    parser.add_argument("--engine", choices=["http", "instant"], default="http")
+    parser.add_argument("--examples", type=int, help="default: 2000 over HTTP, 500 with the instant engine")
+    parser.add_argument("--slots", type=int, default=64)
+    parser.add_argument("--latency", type=float, default=0.2)
+    parser.add_argument("--contestants", default=",".join(CONTESTANTS))
+    parser.add_argument(
+        "--faults", action="store_true", help="5 %% 500s, 2 %% cut, 1 %% garbage, bursts of 429"
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(argv)
+    if options.engine == "instant":
+        return _print(_overhead(options), options.json)
+    names = options.contestants.split(",")
+    for name in names:
+        if name not in CONTESTANTS:
+            raise UnknownNameError("contestant", name, CONTESTANTS)
+    load: dict[str, Any] = {"latency": options.latency}
+    if options.faults:
+        load |= {"error_rate": 0.05, "cut_rate": 0.02, "garbage_rate": 0.01, "bursts": [[5, 6], [12, 13]]}
+    rows = race(names, options.examples or 2000, options.slots, load)
+    return _print({"slots": options.slots, "load": load, "contestants": rows}, options.json)
+
+
+def _print(found: dict[str, Any], as_json: bool) -> int:
+    if as_json:
         sys.stdout.write(json.dumps(found) + "\n")
-    else:
-        sys.stdout.writelines(f"{name:30}{value}\n" for name, value in found.items())
+        return 0
+    for name, value in found.items():
+        if name != "contestants":
+            sys.stdout.write(f"{name:30}{value}\n")
+    for row in found.get("contestants", ()):
+        sys.stdout.write("  " + "  ".join(f"{k} {v}" for k, v in row.items()) + "\n")
     return 0

@@ -291,7 +291,7 @@ def _reason(row: Rated) -> str:
     if row.recorded is None:
         return "a score, but not in the tag that was asked for"
     if len(set(tags)) > 1 and in_range[:1] == [row.recorded]:
-        return "tags that differ: the recording took the first in range, we the last"
+        return "tags that differ: the recording took the first in range, we the first"
     if row.recorded != int(row.recorded):
         return "a fraction, on a scale of whole numbers"
     return "other"

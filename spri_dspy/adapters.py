@@ -15,6 +15,7 @@ DSPy 3.5 changes what `format` returns: everything that depends on it is in this
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin
@@ -25,7 +26,7 @@ from dspy.adapters.utils import format_field_value, parse_value
 from dspy.utils.exceptions import AdapterParseError
 
 from spri_dspy.errors import UnknownNameError
-from spri_dspy.reading import read_score
+from spri_dspy.reading import read_score, read_score_as_published
 
 # Every repetition is bounded, so that reading stays linear on a runaway answer.
 _HEADER = re.compile(r"^[ \t>*#`]{0,12}\[\[[ #]{0,6}(\w[\w ]{0,60}?)[ #]{0,6}\]\][*`]{0,3}:?", re.MULTILINE)
@@ -238,14 +239,24 @@ def _json_fields(signature: type[dspy.Signature], answer: str, *, whole: bool = 
     """The outputs in a JSON object, repaired if need be; {} if there is none. `whole`: only if it is all there is."""
     if "{" not in answer or (whole and not answer.lstrip("`json \n").startswith("{")) or _is_runaway(answer):
         return {}
-    import json_repair
-
-    value = json_repair.loads(answer)
+    value = _loads(answer)
     found: dict[str, Any] = {}
     for part in value if isinstance(value, list) else [value]:
         if isinstance(part, dict):
             found |= {name: v for k, v in part.items() if (name := _output_named(signature, str(k)))}
     return found
+
+
+def _loads(text: str) -> Any:
+    """JSON as it is; else cut off inside its last text; else repaired."""
+    for end in ("", '"}', "}"):
+        try:
+            return json.loads(text.strip() + end, strict=False)
+        except ValueError:
+            continue
+    import json_repair
+
+    return json_repair.loads(text)
 
 
 def _output_named(signature: type[dspy.Signature], heading: str) -> str | None:
@@ -339,10 +350,13 @@ def _scale(signature: type[dspy.Signature]) -> tuple[int, int]:
 def _verdict_from_text(signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
     """A critique without any frame: all of it is feedback, and the score is wherever it stands.
 
-    The published prompts show this very text to the refinement, tag included; so do we.
+    The published prompts show this very text to the refinement, tag included; so do we, less the label before it.
     """
     text, scale = _verdict_fields(signature)
-    return {text: completion.strip(), scale: read_score(completion, *_scale(signature))}
+    unlabelled = completion.strip().removeprefix("###").removeprefix("Feedback:").strip()
+    published = (signature.output_fields[scale].json_schema_extra or {}).get("read") == "published"
+    score = read_score_as_published(completion) if published else read_score(completion, *_scale(signature))
+    return {text: unlabelled or completion, scale: score}
 
 
 STYLES: dict[str, Any] = {"chat": ChatStyle(), "json": JsonStyle(), "result_tag": ResultTagStyle()}

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import dspy
@@ -86,6 +87,7 @@ async def arun_bulk(
     retry_errors: bool = False,
     budget: Budget | None = None,
     deadline: float | None = None,
+    cache_folder: Path | None = None,
     on_record: Callable[[Record], None] | None = None,
 ) -> Summary:
     """Run a program over examples into a run directory.
@@ -99,6 +101,7 @@ async def arun_bulk(
         retry_errors: run examples that failed before once more.
         budget: what the run may spend; see `lms.limits.Budget`.
         deadline: seconds after which an example is given up, None for never.
+        cache_folder: where finished calls are kept, the run's own by default; runs that share one share calls.
         on_record: called with each new record, after it is written.
 
     Raises:
@@ -107,7 +110,9 @@ async def arun_bulk(
         PrerequisiteError: a failure that every example would meet; finished examples are kept.
     """
     limiter = Limiter(concurrency)
-    cache = CallCache(run.path / CACHE)
+    cache = CallCache(cache_folder or run.path / CACHE)
+    if budget is not None and cache_folder is None:
+        budget.resume(cache.spent(), _lms(program))
     scope = Scope(cache=cache, slots=limiter, retry=retry or Retry(), budget=budget)
     work = _Work(program, run, run.finished(retry_errors=retry_errors), on_record, deadline)
     window = concurrency * max(1, _lm_count(program)) + 2
@@ -232,9 +237,12 @@ def _said(error: BaseException) -> str:
 
 def _lm_count(program: Any) -> int:
     """How many windows a run can fill: LMs, and each address of an LM that has several."""
+    return sum(max(1, len(getattr(lm, "replicas", ()))) for lm in _lms(program))
+
+
+def _lms(program: Any) -> list[Any]:
     predictors = getattr(program, "named_predictors", list)()
-    lms = {id(p.lm): p.lm for _, p in predictors if getattr(p, "lm", None) is not None}
-    return sum(max(1, len(getattr(lm, "replicas", ()))) for lm in lms.values())
+    return list({id(p.lm): p.lm for _, p in predictors if getattr(p, "lm", None) is not None}.values())
 
 
 def _first(errors: BaseExceptionGroup[Exception]) -> BaseException:

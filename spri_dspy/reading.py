@@ -13,7 +13,9 @@ How `read_score` decides:
    (`Overall Score: 4`, `final score is 4`); a labelled score (`Score: 4 out of 5`); a last line that
    holds little else (`4`, `(4)`, `**4**`, `4/5`).
 3. Within that kind the last statement decides, also where earlier ones differ: critics weigh before
-   they conclude. A statement whose number is no whole number within the scale is a statement all the
+   they conclude. Of tags the first decides: what follows a tag is a model that runs on. (On 326 recorded
+   judgements whose tags differ, the first agrees with people, the last does not; see benchmarks/LOG.md.)
+   A statement whose number is no whole number within the scale is a statement all the
    same, so `[RESULT] 4 ... [RESULT] 4.5` is None. A tag that holds no number (`<score>A</score>`, an
    echoed `[YOUR SCORE]`) or only the scale itself (`1-5`) states nothing.
 4. A ladder is no statement: every score of the scale in order, up or down, is a rubric being quoted.
@@ -77,14 +79,14 @@ def read_score(text: str, low: int = 1, high: int = 5) -> int | None:
     Never raises on any string. See the module's text for which statement wins.
     """
     answer = text.rpartition("</think>")[2]
-    for statements in (
-        _tags(answer, low, high),
-        _phrases(answer, low, high, overall=True),
-        _phrases(answer, low, high, overall=False),
+    for decides, statements in (
+        (0, _tags(answer, low, high)),
+        (-1, _phrases(answer, low, high, overall=True)),
+        (-1, _phrases(answer, low, high, overall=False)),
     ):
         stated = _without_ladders(list(statements), low, high)
         if stated:
-            return stated[-1]
+            return stated[decides]
     return _read_last_line(answer, low, high)
 
 
@@ -92,11 +94,11 @@ def read_score_as_published(text: str) -> int | None:
     """Read a critique as the released experiment did: the first digit after `[RESULT]`, 1 to 5, or None.
 
     Quirk: `[RESULT] 4.5` is 4 and `[RESULT] 10` is 1. Only for replaying recorded runs; the recordings
-    hold no critique with two tags, so which of two would win is not known, and the last is read here.
-    Source: the recorded runs of the released experiment.
+    hold no critique with two tags, so which of two would win is not known. The first is read here, as the
+    released judgements' scores were. Source: the recorded runs of the released experiment.
     """
-    found = _PUBLISHED.findall(text)
-    return int(found[-1]) if found and 1 <= int(found[-1]) <= 5 else None
+    found = _PUBLISHED.search(text)
+    return int(found[1]) if found and 1 <= int(found[1]) <= 5 else None
 
 
 def read_choice(text: str, choices: Sequence[str]) -> str | None:

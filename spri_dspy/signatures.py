@@ -166,10 +166,10 @@ class Stages:
         return cls(**built, goal=tuple(goal))
 
     def as_published(self) -> Stages:
-        """These stages with the published refinement prompts.
+        """These stages with the published refinement prompts and the published reading of scores.
 
         Source: the released experiment (paper.md, section 3): refining principles is not shown the goal,
-        refining a response is not shown the principles.
+        refining a response is not shown the principles, and scores are read by the first digit after [RESULT].
         """
         blind_principles = self.refine_principles
         for name in self.goal:
@@ -178,6 +178,8 @@ class Stages:
             self,
             refine_principles=blind_principles,
             refine_response=self.refine_response.delete("principles"),
+            critique_principles=_read_as_published(self.critique_principles),
+            critique_response=_read_as_published(self.critique_response),
         )
 
 
@@ -192,6 +194,11 @@ def _adapt(
             if field in signature.fields:
                 signature = signature.with_updated_fields(field, type_=annotation)
     return signature if wording is None else signature.with_instructions(wording)
+
+
+def _read_as_published(critique: type[dspy.Signature]) -> type[dspy.Signature]:
+    """Mark a critique's score, for `adapters`, as one to be read like the released experiment did."""
+    return critique.with_updated_fields("score", read="published")  # pyright: ignore[reportArgumentType] - kept as extra
 
 
 def candidate_field(signature: type[dspy.Signature]) -> str:

@@ -60,7 +60,8 @@ from tests.data import DATA, data_file, data_files
         ("Clear and kind, so I give it 4/5.", 4),
         ("Clear and kind: **4**", 4),
         # which statement wins
-        ("[RESULT] 2\nOn reflection: [RESULT] 4", 4),
+        ("[RESULT] 2\nAnother answer: [RESULT] 4", 2),
+        ("[RESULT] 4 then again [RESULT] 4.5", 4),
         ("Score: 2\n[RESULT] 4\nScore: 3", 4),
         ("<score>4</score> and then <score>A</score><score>", 4),
         ("Use <score>[YOUR SCORE]</score>. Score: 4", 4),
@@ -97,7 +98,7 @@ def test_score_is_read_where_one_is_stated(text, score):
         "[RESULT] 4th",
         "[RESULT] 40%",
         "[RESULT] 4, 5",
-        "[RESULT] 4 then again [RESULT] 4.5",
+        "[RESULT] 4.5 then again [RESULT] 4",
         "[RESULT]\n1. The first principle is vague.",
         "<score>9.6/10</score>",
         "<score>80</score>",
@@ -232,7 +233,7 @@ def test_recorded_judgements_are_read_alike_or_for_a_known_reason(path):
     listed = differences(path.stem, rows)
     assert {d.reason for d in listed} <= {
         "a score, but not in the tag that was asked for",
-        "tags that differ: the recording took the first in range, we the last",
+        "tags that differ: the recording took the first in range, we the first",
         "a fraction, on a scale of whole numbers",
     }
     whole = [r for r in rows if r.recorded is not None and r.recorded == int(r.recorded)]

@@ -45,3 +45,16 @@ def test_paper_settings_replay_every_recorded_run(path, posts):
         assert counts["response"] == recorded["response_rounds"], recorded["id"]
         assert clean(prediction.principles) == clean(recorded["final_principles"]), recorded["id"]
         assert clean(prediction.response) == clean(recorded["final_response"]), recorded["id"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "ends"),
+    [("Fine. [RESULT] 4.5", "accepted"), ("Fine. [RESULT] 10", "exhausted"), ("Fine. Overall Score: 4", "unscored")],
+)
+def test_paper_settings_read_scores_as_the_released_experiment_did(verdict, ends):
+    calls = [("generate_principles", "p"), ("critique_principles", verdict)]
+    calls += [("generate_response", "r"), ("critique_response", "Fine. [RESULT] 5")]
+    program = spri.SPRI.paper(spri.load_task("reappraisal"), max_critiques=1)
+    lm = replay_lm(script_of({"stage": stage, "output": output} for stage, output in calls))
+    prediction = program.set_lms(base=lm, critic=lm)(post="I lost my keys.", aim="Help them.")
+    assert prediction.stop_reasons["principles"] == ends

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ class CallCache:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=OFF")
             self._db.execute(
-                "CREATE TABLE IF NOT EXISTS calls (key TEXT PRIMARY KEY, prompt TEXT, outputs TEXT) WITHOUT ROWID"
+                "CREATE TABLE IF NOT EXISTS calls (key TEXT PRIMARY KEY, prompt TEXT, outputs TEXT, model TEXT, "
+                "tokens_in INTEGER, tokens_out INTEGER) WITHOUT ROWID"
             )
         except (OSError, sqlite3.Error) as error:
             raise DataError(
@@ -56,8 +58,10 @@ class CallCache:
             raise DataError(f"the call cache {self.path} cannot be read: {error}; delete it") from error
         return json.loads(row[0]) if row else None
 
-    def put(self, key: str, prompt_key: str, outputs: list[Any]) -> None:
-        """Store a finished call; the first one stored stands.
+    def put(
+        self, key: str, prompt_key: str, outputs: list[Any], model: str, tokens_in: int, tokens_out: int
+    ) -> None:
+        """Store a finished call and what it took; the first one stored stands.
 
         Raises:
             DataError: it cannot be written (disk full, read-only).
@@ -65,7 +69,8 @@ class CallCache:
         try:
             with self._lock:
                 self._db.execute(
-                    "INSERT OR IGNORE INTO calls VALUES (?, ?, ?)", (key, prompt_key, json.dumps(outputs))
+                    "INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?)",
+                    (key, prompt_key, json.dumps(outputs), model, tokens_in, tokens_out),
                 )
         except sqlite3.Error as error:
             raise DataError(
@@ -73,14 +78,34 @@ class CallCache:
                 "again, finished examples are kept"
             ) from error
 
+    def forget(self, keys: Iterable[str]) -> None:
+        """Let these calls be made again; what they took stays counted, and replay still knows their answers.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        renamed = "UPDATE calls SET key = key || '-' || hex(randomblob(8)) WHERE key = ?"
+        try:
+            with self._lock:
+                self._db.executemany(renamed, [(key,) for key in keys])
+        except sqlite3.Error as error:
+            raise DataError(f"the call cache {self.path} cannot be written: {error}") from error
+
     def __len__(self) -> int:
         with self._lock:
             return self._db.execute("SELECT count(*) FROM calls").fetchone()[0]
 
+    def spent(self) -> dict[str, tuple[int, int, int]]:
+        """Calls, input tokens and output tokens of all finished calls, by model."""
+        query = "SELECT model, count(*), sum(tokens_in), sum(tokens_out) FROM calls GROUP BY model"
+        with self._lock:
+            return {model: (n, given, got) for model, n, given, got in self._db.execute(query).fetchall()}
+
     def by_prompt(self) -> dict[str, list[Any]]:
         """All outputs by prompt key, for replaying."""
         with self._lock:
-            rows = self._db.execute("SELECT prompt, outputs FROM calls").fetchall()
+            # Forgotten calls have longer keys: a later answer to the same prompt takes their place.
+            rows = self._db.execute("SELECT prompt, outputs FROM calls ORDER BY length(key) DESC").fetchall()
         return {prompt: json.loads(outputs) for prompt, outputs in rows}
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -41,8 +41,14 @@ class Cache(Protocol):
         """The stored outputs, None if this call was never finished."""
         ...
 
-    def put(self, key: str, prompt_key: str, outputs: list[Any]) -> None:
-        """Store the outputs; returns when they survive the death of this process."""
+    def put(
+        self, key: str, prompt_key: str, outputs: list[Any], model: str, tokens_in: int, tokens_out: int
+    ) -> None:
+        """Store the outputs and what they took; returns when they survive the death of this process."""
+        ...
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Let these calls be made again."""
         ...
 
 
@@ -127,6 +133,11 @@ class ScopedLM(dspy.LM):
     _failures = 0
     _rests_until = 0.0
 
+    @property
+    def supports_response_schema(self) -> bool:
+        """True of every model server that states a bound: LiteLLM knows nothing of a model of one's own."""
+        return self.max_chars is not None or super().supports_response_schema
+
     def __deepcopy__(self, memo: dict[int, Any]) -> ScopedLM:
         return self
 
@@ -204,14 +215,22 @@ class ScopedLM(dspy.LM):
         scope = _SCOPE.get()
         if keys is None or scope.cache is None:
             return (yield from self._attempts(scope))
+        call = CALL.get() or Call("", "")
+        call.keys.append(keys.call)
         stored = scope.cache.get(keys.call)
         if stored is not None:
-            if call := CALL.get():
-                call.cached += 1
+            call.cached += 1
             return stored
+        before = (call.input_tokens, call.output_tokens)
         outputs = yield from self._attempts(scope)
-        scope.cache.put(keys.call, keys.prompt, outputs)
+        took = (call.input_tokens - before[0], call.output_tokens - before[1])
+        scope.cache.put(keys.call, keys.prompt, outputs, self._name, *took)
         return outputs
+
+    @property
+    def _name(self) -> str:
+        """The model as the user wrote it; DSPy's name may stand for an address."""
+        return self.spec.model if self.spec else self.model
 
     def _attempts(self, scope: Scope) -> Generator[tuple[Any, ...], Any, Any]:
         made = refused = 0
@@ -242,8 +261,14 @@ class ScopedLM(dspy.LM):
         sampling = {k: v for k, v in (self.kwargs | kwargs).items() if k not in _CONNECTION}
         shape = json.dumps(sampling, sort_keys=True, default=_type_name)
         prompt = prompt_key(messages, call.rollout if call else 0)
-        model = self.spec.model if self.spec else self.model  # DSPy's name may stand for an address
-        return Keys(hashlib.sha256(f"{model} {shape} {prompt}".encode()).hexdigest(), prompt)
+        return Keys(hashlib.sha256(f"{self._name} {shape} {prompt}".encode()).hexdigest(), prompt)
+
+
+def forget(keys: Iterable[str]) -> None:
+    """Let finished calls be made again, because their answers were of no use."""
+    cache = _SCOPE.get().cache
+    if cache is not None:
+        cache.forget(keys)
 
 
 class Keys(NamedTuple):

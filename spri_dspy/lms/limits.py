@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -172,6 +172,21 @@ class Budget:
                     f"the budget of {limit:,} {unit} is spent ({shown}); finished examples are kept, the same command "
                     f"with a larger --max-{name} goes on"
                 )
+
+    def resume(self, spent: Mapping[str, tuple[int, int, int]], lms: Iterable[Any]) -> None:
+        """Count what earlier starts of the same run took.
+
+        Args:
+            spent: calls, input tokens and output tokens by model, from the run's cache.
+            lms: the run's LMs, for their prices.
+        """
+        prices = {getattr(lm.spec, "model", lm.model): lm for lm in lms if hasattr(lm, "spec")}
+        for model, (calls, tokens_in, tokens_out) in spent.items():
+            self.calls += calls
+            self.tokens += tokens_in + tokens_out
+            if self.max_usd is not None and model in prices:
+                price_in, price_out = price_of(prices[model])
+                self.usd += tokens_in * price_in + tokens_out * price_out
 
     def spend(self, lm: Any, before: Call, after: Call) -> None:
         """Count what one attempt took, from the meter of its call before and after."""

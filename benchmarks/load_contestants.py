@@ -1,0 +1,188 @@
+"""Who runs against whom in the load benchmark: each does the same calls for the same examples, in its own way.
+
+A contestant is a function of (url, examples, slots) that returns when every example is finished. Each runs in a
+process of its own, so that CPU time and memory are its own. `python -m benchmarks.load_contestants NAME URL EXAMPLES
+SLOTS` prints what it took as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import spri_dspy as spri
+from spri_dspy.tasks import Example
+
+_GATE, _MOST = 4, 4
+
+
+def examples_of(count: int) -> list[Example]:
+    """Inputs of a short post's length, each with the mark that the server knows it by."""
+    posts = [example.inputs for example in spri.load_task("reappraisal").examples()]
+    return [
+        Example(f"e{i}", {**posts[i % len(posts)], "post": f"{posts[i % len(posts)]['post']} #{i}#"})
+        for i in range(count)
+    ]
+
+
+def engine(url: str, count: int, slots: int) -> None:
+    """This project: run_bulk with a run directory, cache and records."""
+    program = spri.SPRI(spri.load_task("reappraisal")).set_lms(base=f"hosted_vllm/m?api_base={url}")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        spri.RunDir.create(Path(folder) / "run", {"task": "load"}) as run,
+    ):
+        spri.run_bulk(program, examples_of(count), run, concurrency=slots)
+        finished = sum(1 for record in run.records() if record.ok)
+    if finished != count:
+        raise RuntimeError(f"{finished} of {count} examples finished")
+
+
+def _plain_module(lm: Any) -> Any:
+    import dspy
+
+    stages = spri.load_task("reappraisal").stages
+
+    class Plain(dspy.Module):
+        """The loop as one would write it in DSPy."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.draft = [dspy.Predict(stages.generate_principles), dspy.Predict(stages.generate_response)]
+            self.judge = [dspy.Predict(stages.critique_principles), dspy.Predict(stages.critique_response)]
+            self.improve = [dspy.Predict(stages.refine_principles), dspy.Predict(stages.refine_response)]
+
+        def forward(self, **inputs: Any) -> Any:
+            known = dict(inputs)
+            for n, name in enumerate(("principles", "response")):
+                known[name] = self.draft[n](**known)[name]
+                for turn in range(_MOST):
+                    verdict = self.judge[n](**known)
+                    if verdict.score >= _GATE or turn == _MOST - 1:
+                        break
+                    known[name] = self.improve[n](**known, feedback=verdict.feedback)[f"improved_{name}"]
+            return dspy.Prediction(response=known["response"])
+
+    module = Plain()
+    module.set_lm(lm)
+    return module
+
+
+def _dspy_parallel(url: str, count: int, slots: int, engine: str) -> None:
+    import dspy
+
+    lm = dspy.LM(
+        "hosted_vllm/m",
+        api_base=url,
+        api_key="none",
+        engine=engine,
+        cache=False,
+        temperature=0.7,
+        max_tokens=512,
+    )
+    dspy.configure(disable_history=True, trace=None)
+    module = _plain_module(lm)
+    pairs = [(module, dspy.Example(**e.inputs).with_inputs("post", "aim")) for e in examples_of(count)]
+    dspy.Parallel(num_threads=slots, timeout=0, disable_progress_bar=True)(pairs)
+
+
+def dspy_native(url: str, count: int, slots: int) -> None:
+    """A plain DSPy module under dspy.Parallel, DSPy's own client."""
+    _dspy_parallel(url, count, slots, "lm15")
+
+
+def dspy_litellm(url: str, count: int, slots: int) -> None:
+    """A plain DSPy module under dspy.Parallel, through LiteLLM."""
+    _dspy_parallel(url, count, slots, "litellm")
+
+
+Ask = Callable[[int, str], Awaitable[int]]
+
+
+async def _with_client(url: str, slots: int, work: Callable[[Ask], Awaitable[None]]) -> None:
+    import aiohttp
+
+    prompt = "x" * 3000  # about what the program's prompts weigh
+    gate = asyncio.Semaphore(slots)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=slots)) as session:
+
+        async def ask(example: int, stage: str) -> int:
+            body = {"model": "m", "messages": [{"role": "user", "content": f"{prompt} {stage} #{example}#"}]}
+            async with gate, session.post(f"{url}/chat/completions", json=body) as answer:
+                text = (await answer.json())["choices"][0]["message"]["content"]
+            return int(text.rpartition("[[ ## score ## ]]")[2].split()[0])
+
+        await work(ask)
+
+
+async def _chain(ask: Ask, example: int) -> None:
+    for _ in ("principles", "response"):
+        await ask(example, "generate")
+        for turn in range(_MOST):
+            if await ask(example, "critique") >= _GATE or turn == _MOST - 1:
+                break
+            await ask(example, "refine")
+
+
+def aiohttp_loop(url: str, count: int, slots: int) -> None:
+    """The limit: the same calls in a bare aiohttp loop, with nothing kept."""
+
+    async def work(ask: Ask) -> None:
+        await asyncio.gather(*(_chain(ask, i) for i in range(count)))
+
+    asyncio.run(_with_client(url, slots, work))
+
+
+def lockstep(url: str, count: int, slots: int) -> None:
+    """The published shape: batches of 24, each stage waits for its slowest member."""
+
+    async def stage(ask: Ask, batch: list[int]) -> None:
+        await asyncio.gather(*(ask(i, "generate") for i in batch))
+        left = batch
+        for turn in range(_MOST):
+            scores = await asyncio.gather(*(ask(i, "critique") for i in left))
+            left = [i for i, score in zip(left, scores, strict=True) if score < _GATE]
+            if not left or turn == _MOST - 1:
+                return
+            await asyncio.gather(*(ask(i, "refine") for i in left))
+
+    async def work(ask: Ask) -> None:
+        for begin in range(0, count, 24):
+            batch = list(range(begin, min(begin + 24, count)))
+            for _ in ("principles", "response"):
+                await stage(ask, batch)
+
+    asyncio.run(_with_client(url, slots, work))
+
+
+CONTESTANTS = {f.__name__: f for f in (engine, aiohttp_loop, dspy_native, dspy_litellm, lockstep)}
+
+
+def main(argv: list[str]) -> int:
+    """Run one contestant; prints seconds, CPU seconds and peak memory."""
+    name, url, count, slots = argv[0], argv[1], int(argv[2]), int(argv[3])
+    if name in ("engine", "dspy_native", "dspy_litellm"):
+        import dspy  # noqa: F401 - importing is not part of the race
+
+        if name == "dspy_litellm":
+            import litellm  # noqa: F401
+    cpu, start = time.process_time(), time.monotonic()
+    CONTESTANTS[name](url, count, slots)
+    took = {
+        "seconds": time.monotonic() - start,
+        "cpu_seconds": time.process_time() - cpu,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    sys.stdout.write(json.dumps(took) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

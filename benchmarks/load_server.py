@@ -1,0 +1,167 @@
+"""The server of the load benchmark: an OpenAI chat endpoint on loopback whose every answer is known beforehand.
+
+Which call of which example is being answered decides how long it takes and whether the critic accepts, so every
+contestant faces the same work, and what the best possible schedule takes can be computed. `python -m
+benchmarks.load_server CONFIG_JSON` prints its port and serves until its standard input closes. It counts what it
+answered; it knows nothing of who asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import sys
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+_MARK = re.compile(rb"#(\d+)#")
+_FIELDS = ("principles", "improved_principles", "response", "improved_response")
+_TEXT = "".join(f"[[ ## {name} ## ]]\nName what happened, then one next step.\n\n" for name in _FIELDS)
+
+
+@dataclass
+class Load:
+    """How the server behaves.
+
+    Attributes:
+        latency: mean seconds of an answer, lognormal.
+        sigma: spread of the latency's logarithm.
+        accept: probability that a critic's score is 5; it is 3 otherwise.
+        error_rate, cut_rate, garbage_rate: shares of calls that get a 500, a cut connection, a senseless body.
+        bursts: (from, to) seconds since the last reset in which every call gets a 429.
+        retry_after: seconds in the 429's header.
+    """
+
+    seed: int = 0
+    latency: float = 0.2
+    sigma: float = 0.5
+    accept: float = 0.72
+    error_rate: float = 0.0
+    cut_rate: float = 0.0
+    garbage_rate: float = 0.0
+    bursts: list[list[float]] = field(default_factory=list)
+    retry_after: float = 1.0
+
+    def draw(self, example: int, step: int) -> tuple[float, int]:
+        """Seconds and score of one call of one example."""
+        rng = random.Random(f"{self.seed} {example} {step}")
+        location = -(self.sigma**2) / 2
+        seconds = (
+            self.latency * (2.718281828459045 ** rng.gauss(location, self.sigma)) if self.latency else 0.0
+        )
+        return seconds, 5 if rng.random() < self.accept else 3
+
+
+class Server:
+    """Answers, and counts them."""
+
+    def __init__(self, load: Load) -> None:
+        self.load = load
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything and start the clock of the bursts."""
+        self.steps: defaultdict[int, int] = defaultdict(int)
+        self.chains: defaultdict[int, float] = defaultdict(float)
+        self.received = self.answered = self.in_flight = self.most_in_flight = 0
+        self.began = asyncio.get_running_loop().time()
+        self.faults = random.Random(self.load.seed)
+
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        """One chat completion, or one fault."""
+        body = await request.read()
+        self.received += 1
+        now = asyncio.get_running_loop().time() - self.began
+        if any(begin <= now < end for begin, end in self.load.bursts):
+            headers = {"Retry-After": str(self.load.retry_after)}
+            return web.json_response(
+                {"error": {"message": "too many", "type": "rate_limit"}}, status=429, headers=headers
+            )
+        fault = self._fault()
+        if fault is not None:
+            return await self._commit(fault, request)
+        marks = _MARK.findall(body)
+        example = int(marks[-1]) if marks else 0
+        step = self.steps[example]
+        self.steps[example] = step + 1
+        seconds, score = self.load.draw(example, step)
+        self.chains[example] += seconds
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            if seconds:
+                await asyncio.sleep(seconds)
+        finally:
+            self.in_flight -= 1
+        self.answered += 1
+        return web.Response(body=_answer(score), content_type="application/json")
+
+    def _fault(self) -> str | None:
+        draw = self.faults.random()
+        for name in ("error", "cut", "garbage"):
+            draw -= getattr(self.load, f"{name}_rate")
+            if draw < 0:
+                return name
+        return None
+
+    async def _commit(self, fault: str, request: web.Request) -> web.StreamResponse:
+        if fault == "cut" and request.transport is not None:
+            request.transport.close()
+        if fault == "error":
+            return web.json_response({"error": {"message": "broken", "type": "server_error"}}, status=500)
+        return web.Response(body=b"\xff{not json", content_type="application/json")
+
+    def stats(self, slots: int) -> dict[str, Any]:
+        """What was answered, and the shortest possible makespan for it with so many slots."""
+        total, longest = sum(self.chains.values()), max(self.chains.values(), default=0.0)
+        return {
+            "received": self.received,
+            "answered": self.answered,
+            "most_in_flight": self.most_in_flight,
+            "lower_bound_seconds": max(total / slots, longest),
+        }
+
+
+def _answer(score: int) -> bytes:
+    verdict = f"[[ ## feedback ## ]]\nTie it closer to the case.\n\n[[ ## score ## ]]\n{score}"
+    text = f"{_TEXT}{verdict}\n\n[[ ## completed ## ]]"
+    message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    usage = {"prompt_tokens": 400, "completion_tokens": 60, "total_tokens": 460}
+    return json.dumps(
+        {"id": "c", "object": "chat.completion", "model": "m", "choices": [message], "usage": usage}
+    ).encode()
+
+
+async def serve(load: Load) -> None:
+    """Serve until standard input closes."""
+    server = Server(load)
+
+    async def stats(request: web.Request) -> web.Response:
+        return web.json_response(server.stats(int(request.query.get("slots", "64"))))
+
+    async def reset(_: web.Request) -> web.Response:
+        server.reset()
+        return web.json_response({})
+
+    app = web.Application(client_max_size=64 * 2**20)
+    app.router.add_post("/v1/chat/completions", server.complete)
+    app.router.add_get("/stats", stats)
+    app.router.add_get("/reset", reset)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
+    await site.start()
+    port = runner.addresses[0][1]
+    sys.stdout.write(f"{port}\n")
+    sys.stdout.flush()
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    await runner.cleanup()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(Load(**json.loads(sys.argv[1]))))
