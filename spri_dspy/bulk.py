@@ -32,6 +32,9 @@ from spri_dspy.runs import CACHE, RunDir
 FUSE_SHARE, FUSE_LEAST, FUSE_WINDOW = 0.5, 20, 100
 """A run stops when at least this share of the last FUSE_WINDOW examples failed, FUSE_LEAST of them having ended."""
 
+OPEN_PER_SLOT = 1.5
+"""Open examples for each call that may be in flight: while one reads its answer, another fills its slot."""
+
 _META = ("trace", "usage", "stop_reasons")
 
 
@@ -115,7 +118,7 @@ async def arun_bulk(
         budget.resume(cache.spent(), _lms(program))
     scope = Scope(cache=cache, slots=limiter, retry=retry or Retry(), budget=budget)
     work = _Work(program, run, run.finished(retry_errors=retry_errors), on_record, deadline)
-    window = concurrency * max(1, _lm_count(program)) + 2
+    window = int(OPEN_PER_SLOT * concurrency * max(1, _lm_count(program))) + 2
     queue = iter(examples)
     try:
         with use_scope(scope), dspy.context(disable_history=True, trace=None):

@@ -31,9 +31,6 @@ from spri_dspy.tasks import Example, Task, load_task
 _CONNECTION = ("timeout", "api_base", "key_env", "route")
 _PACKAGES = ("spri-dspy", "dspy", "litellm", "datasets", "scipy")
 
-# Calls an example takes: both stages accepted at once; as measured on the published runs; every round used.
-_CALLS = {"fewest": 4, "typical": 4.5, "most": 16}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -97,8 +94,9 @@ class Job:
 
     def forecast(self) -> dict[str, Any]:
         """Calls and, where prices are known, dollars: fewest, typical and most."""
-        calls = {name: round(each * self.total) for name, each in _CALLS.items()}
-        tokens = round(_CALLS["typical"] * (self.characters / 4 + 600 * self.total))
+        names = ("fewest", "typical", "most")
+        calls = {name: round(each * self.total) for name, each in zip(names, self.program.calls, strict=True)}
+        tokens = round(self.program.calls[1] * (self.characters / 4 + 600 * self.total))
         return {
             "task": self.task.name,
             "examples": self.total,
@@ -239,6 +237,7 @@ def _survey(
         seen: set[str] = set()
         for example in examples:
             total += 1
+            program.check(example.inputs, example.group)
             characters += sum(len(str(value)) for value in example.inputs.values())
             source = example.cluster or example.id
             if source not in seen:
@@ -360,8 +359,8 @@ def _try_lm(spec: LMSpec) -> dict[str, Any]:
         known = "" if isinstance(error, SpriError) else f"{type(error).__name__}: "
         return {"lm": text, "ok": False, "said": known + lines[0][:200]}
     first = answer[0]
-    said = first if isinstance(first, str) else str(first.get("text", ""))
-    return {"lm": text, "ok": True, "said": " ".join(said.split())[:80]}
+    said = first if isinstance(first, str) else str(first.get("text") or "")
+    return {"lm": text, "ok": bool(said.strip()), "said": " ".join(said.split())[:80] or "an empty answer"}
 
 
 def flatten(findings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -174,11 +174,13 @@ class Program(dspy.Module):
         inputs: names of the inputs that a call must have.
         optional: names of inputs that a call may have.
         label_inputs: names of labels that this system is shown (an oracle sees the experts' principles).
+        calls: LM calls an example takes: fewest, typical, most.
     """
 
     inputs: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     label_inputs: tuple[str, ...] = ()
+    calls: tuple[float, float, float] = (1, 1, 1)
 
     def __init__(self, task: ProgramTask) -> None:
         super().__init__()
@@ -201,6 +203,16 @@ class Program(dspy.Module):
     async def aforward(self, group: str | None = None, **inputs: Any) -> dspy.Prediction:
         """Answer one input without blocking."""
         return _prediction(*await _adrive(self.plan(inputs, self._check(inputs, group))))
+
+    def check(self, inputs: Mapping[str, Any], group: str | None = None) -> None:
+        """Refuse inputs that a call would refuse, without calling an LM.
+
+        Raises:
+            UsageError: an input is missing or unknown, or the system has nothing for it.
+        """
+        plan = self.plan(inputs, self._check(inputs, group))
+        next(plan, None)
+        plan.close()
 
     def _check(self, inputs: Mapping[str, Any], group: str | None) -> str | None:
         """Refuse wrong inputs; tell the group if it was not given."""
@@ -254,6 +266,9 @@ class SPRI(Program):
     A call that brings `principles` goes straight to the second stage; a call without what only the second stage
     needs (a rubrics instance with no answer to judge) ends after the first.
     """
+
+    # Both stages accepted at once; as measured on the published runs; every round of both used.
+    calls = (4, 4.5, 16)
 
     def __init__(self, task: ProgramTask, **loop: Any) -> None:
         super().__init__(task)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from unicodedata import category
 
 from spri_dspy.errors import DataError
-from spri_dspy.records import Record, Round
+from spri_dspy.records import Record, Round, Verdict
 from spri_dspy.runs import RunDir
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def trace(record: Record) -> Iterator[RenderableType]:
             yield _block(f"{step.stage}: draft", step.candidate, "green")
         elif step.candidate != previous.candidate:
             yield _block(f"{step.stage}: refined", step.candidate, "green")
-        yield _verdict(step)
+        if step.verdict is not None:
+            yield _verdict(step.verdict, step.attempt)
         previous = step
     for name, value in _kept(record):
         yield _block(f"{name}: kept", value, "green")
@@ -78,11 +79,10 @@ def _kept(record: Record) -> Iterator[tuple[str, str]]:
             yield name, value
 
 
-def _verdict(step: Round) -> RenderableType:
-    assert step.verdict is not None
-    score = "no readable score" if step.verdict.score is None else f"score {step.verdict.score}"
-    again = f", asked again ({step.attempt})" if step.attempt else ""
-    return _block(f"critic: {score}{again}", step.verdict.feedback, "yellow")
+def _verdict(verdict: Verdict, attempt: int) -> RenderableType:
+    score = "no readable score" if verdict.score is None else f"score {verdict.score}"
+    again = f", asked again ({attempt})" if attempt else ""
+    return _block(f"critic: {score}{again}", verdict.feedback, "yellow")
 
 
 def _block(title: str, text: str, colour: str) -> RenderableType:

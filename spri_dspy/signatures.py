@@ -141,6 +141,7 @@ class Stages:
         wording: Mapping[str, str] | None = None,
         types: Mapping[str, Any] | None = None,
         response_inputs: Mapping[str, str] | None = None,
+        descriptions: Mapping[str, str] | None = None,
     ) -> Stages:
         """Make the base signatures a task's own.
 
@@ -149,18 +150,17 @@ class Stages:
             goal: which of them state the aim of the answer.
             wording: instructions by stage name ("generate_response", ...) instead of the base wording.
             types: other types for "principles" or "response" and their improved forms.
+            descriptions: what "principles" or "response" is called in prompts, where it is not what the base says.
             response_inputs: inputs that only the second stage is shown, behind the others.
 
         Raises:
             KeyError: `wording` names a stage that does not exist.
         """
         wording, second = dict(wording or {}), {**inputs, **(response_inputs or {})}
-        built = {
-            stage: _adapt(
-                base, second if stage.endswith("response") else inputs, wording.pop(stage, None), types or {}
-            )
-            for stage, base in BASE.items()
-        }
+        built = {}
+        for stage, base in BASE.items():
+            shown = second if stage.endswith("response") else inputs
+            built[stage] = _adapt(base, shown, wording.pop(stage, None), types or {}, descriptions or {})
         if wording:
             raise KeyError(f"no such stage: {sorted(wording)}; stages: {list(BASE)}")
         return cls(**built, goal=tuple(goal))
@@ -184,15 +184,21 @@ class Stages:
 
 
 def _adapt(
-    base: type[dspy.Signature], inputs: Mapping[str, str], wording: str | None, types: Mapping[str, Any]
+    base: type[dspy.Signature],
+    inputs: Mapping[str, str],
+    wording: str | None,
+    types: Mapping[str, Any],
+    descriptions: Mapping[str, str],
 ) -> type[dspy.Signature]:
     signature = base.delete("user_input")
     for name, description in reversed(list(inputs.items())):
         signature = signature.prepend(name, dspy.InputField(desc=description), str)
-    for name, annotation in types.items():
+    for name in ("principles", "response"):
         for field in (name, f"improved_{name}"):
-            if field in signature.fields:
-                signature = signature.with_updated_fields(field, type_=annotation)
+            # DSPy's own hint for what a field takes is too narrow.
+            changes: Any = {"desc": descriptions[name]} if name in descriptions else {}
+            if field in signature.fields and (changes or name in types):
+                signature = signature.with_updated_fields(field, type_=types.get(name), **changes)
     return signature if wording is None else signature.with_instructions(wording)
 
 

@@ -6,7 +6,10 @@ Every complaint names file, line and field and says what to do.
 from __future__ import annotations
 
 import json
+import logging
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ from spri_dspy.errors import DataError
 
 LONGEST = 200_000
 """Characters in one text field; about fifty thousand tokens, more than any stage can use."""
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 def read_rows(source: str | Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
@@ -77,20 +82,56 @@ def _hub_rows(shown: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
     import datasets
 
     name, _, split = shown.removeprefix("hf:").partition(":")
+    split, number = split or "train", 0
     try:
-        rows = datasets.load_dataset(name, split=split or "train", streaming=True)
+        with _without_chatter():
+            rows = iter(datasets.load_dataset(name, split=split, streaming=True))
+        while (row := _next(rows)) is not None:
+            number += 1
+            yield f"{shown}, row {number}", number, dict(row)
     except Exception as error:  # datasets raises a dozen unrelated types for "cannot be had"
-        said = (str(error).splitlines() or [type(error).__name__])[0]
+        said = " ".join(str(error).split())[:300].rstrip(". ") or type(error).__name__
+        where = f"split {split!r}" + (f", after row {number}" if number else "")
         raise DataError(
-            f"the data set {name!r} (split {split or 'train'!r}) cannot be loaded: {said[:300]}"
+            f"the data set {name!r} ({where}) cannot be loaded: {said}; {_remedy(name, split)}"
         ) from None
-    for number, row in enumerate(rows, 1):
-        yield f"{shown}, row {number}", number, dict(row)
+
+
+def _next(rows: Iterator[Any]) -> Any:
+    with _without_chatter():
+        return next(rows, None)
+
+
+def _remedy(name: str, split: str) -> str:
+    """What to do about a data set that cannot be loaded."""
+    if Path(name).exists():
+        return "write hf:FOLDER:SPLIT; the folder holds parquet or JSON-lines files in the hub's layout"
+    if not _HUB_NAME.fullmatch(name):
+        return "there is no such folder"
+    return (
+        f"where the hub cannot be reached, bring a folder with its files (hf download {name} --repo-type dataset "
+        f"--local-dir FOLDER) and give --data hf:FOLDER:{split}"
+    )
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Keep the hub's client from logging every retry: what matters comes as an error. Not so with --verbose."""
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "datasets")]
+    levels = [logger.level for logger in loggers]
+    try:
+        if not logging.getLogger("spri_dspy").isEnabledFor(logging.DEBUG):
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _row(place: str, line: bytes) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode("utf-8-sig"), parse_constant=_no_number)
+        row = json.loads(line.decode("utf-8-sig").rstrip(), parse_constant=_no_number)
     except UnicodeDecodeError as error:
         raise DataError(
             f"{place}: not UTF-8 text ({error.reason} at byte {error.start}); save the file as UTF-8"

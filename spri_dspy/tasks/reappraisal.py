@@ -1,7 +1,8 @@
 """Cognitive reappraisal: answer a troubled post so that one appraisal of the situation changes.
 
-A row has a `post` and one of `aim` (free text), `dimension` (a name) or `dimension_id` (1 to 6); it may bring its
-own `standards` and `oracle_principles` for judging. Source of the task: paper.md section 2; all wording is ours.
+A row has a `post` and one of `aim` (free text), `dimension` (a name) or `dimension_id` (its published number); it
+may bring its own `standards` and `oracle_principles` for judging. Source of the task: paper.md section 2; all
+wording is ours.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def _dimension(row: Mapping[str, Any]) -> dict[str, Any] | None:
             found = next((d for d in dimensions() if str(d[key]) == str(row[key])), None)
             if found is None and row.get("aim") is None:
                 raise UnknownNameError(
-                    key, str(row[key]), [str(d[key]) for d in dimensions()], "or give an aim"
+                    key, str(row[key]), [str(d[key]) for d in dimensions()], "A row with an aim needs none"
                 )
             if found is not None:
                 return found

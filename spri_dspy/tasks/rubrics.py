@@ -98,6 +98,8 @@ class Judgement(pydantic.BaseModel):
         return cls(feedback=text.strip(), score=score)  # type: ignore[arg-type] # the range is read_score's
 
 
+_DESCRIPTIONS = {"principles": "the rubric for this instruction", "response": "a judgement of the answer"}
+
 _WORDING = {
     "generate_principles": """\
 Write the rubric by which answers to this very instruction are to be scored.
@@ -156,7 +158,9 @@ def task(*, with_reference: bool = False) -> Task:
     return Task(
         name="rubrics",
         inputs=INPUTS,
-        stages=Stages.build(INPUTS, wording=_WORDING, types=types, response_inputs=extra),
+        stages=Stages.build(
+            INPUTS, wording=_WORDING, types=types, response_inputs=extra, descriptions=_DESCRIPTIONS
+        ),
         seeds=tuple(_seed(row) for row in package_rows("seeds/rubrics.jsonl")),
         read_row=partial(read_row, with_reference=with_reference),
         text_input="instruction",
@@ -293,7 +297,9 @@ def read_export(path: str | Path) -> dict[str, dict[str, Any]]:
         except DataError as error:
             raise DataError(f"{place}: {error}") from None
         if row.get("hash") != fingerprint(rubric):
-            raise DataError(f"{place}: the rubric of {instance!r} was changed after its export; export it anew")
+            raise DataError(
+                f"{place}: the rubric of {instance!r} was changed after its export; export it anew"
+            )
         if instance in found:
             raise DataError(f"{place}: a second rubric for {instance!r}; leave one")
         found[instance] = rubric
