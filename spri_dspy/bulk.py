@@ -117,7 +117,7 @@ async def arun_bulk(
     if budget is not None and cache_folder is None:
         budget.resume(cache.spent(), _lms(program))
     scope = Scope(cache=cache, slots=limiter, retry=retry or Retry(), budget=budget)
-    work = _Work(program, run, run.finished(retry_errors=retry_errors), on_record, deadline)
+    work = Work(program, run, run.finished(retry_errors=retry_errors), on_record, deadline)
     window = int(OPEN_PER_SLOT * concurrency * max(1, _lm_count(program))) + 2
     queue = iter(examples)
     try:
@@ -135,11 +135,11 @@ async def arun_bulk(
 
 
 @dataclass
-class _Work:
-    """The state that the workers of one run share."""
+class Work:
+    """The state that the workers of one run share; `run` is None where records are kept by someone else."""
 
     program: Any
-    run: RunDir
+    run: RunDir | None
     finished: set[str]
     on_record: Callable[[Record], None] | None
     deadline: float | None
@@ -149,6 +149,7 @@ class _Work:
     spent: BudgetSpent | None = None
 
     async def drain(self, queue: Iterator[BulkExample]) -> None:
+        """Take examples from the queue until there is none left."""
         for example in queue:
             if example.id in self.finished:
                 self.summary.skipped += 1
@@ -157,21 +158,22 @@ class _Work:
                 raise UsageError(f"two examples have the id {example.id!r}; ids must be unique")
             self.started.add(example.id)
             try:
-                record = await self._run_one(example)
-            except (
-                BudgetSpent
-            ) as spent:  # the others stop at their next call, so that none in flight is wasted
-                self.spent = spent
+                record = await self.run_one(example)
+            except BudgetSpent as spent:
+                self.spent = spent  # the others stop at their next call, so that none in flight is wasted
                 return
-            self.run.append(record)
-            self.summary.done += 1
-            if self.on_record:
-                self.on_record(record)
-            self._watch(record)
+            self.keep(record)
             # A program that never waits (all answers cached) would keep the loop to itself.
             await asyncio.sleep(0)
 
-    async def _run_one(self, example: BulkExample) -> Record:
+    async def run_one(self, example: BulkExample) -> Record:
+        """One example's record, whether the program finished or failed.
+
+        Raises:
+            PrerequisiteError: a failure that every example would meet.
+            BudgetSpent: the budget is spent.
+            UsageError: the program refuses its inputs.
+        """
         start = time.monotonic()
         common: dict[str, Any] = {
             "id": example.id,
@@ -195,6 +197,19 @@ class _Work:
                 error = CallError(f"not finished within the deadline of {self.deadline} s")
             return Record(**common, error=_said(error), seconds=round(time.monotonic() - start, 3))
         return Record(**common, **_kept(prediction), seconds=round(time.monotonic() - start, 3))
+
+    def keep(self, record: Record) -> None:
+        """Write a record and count it.
+
+        Raises:
+            PrerequisiteError: too many of the last examples failed.
+        """
+        if self.run is not None:
+            self.run.append(record)
+        self.summary.done += 1
+        if self.on_record:
+            self.on_record(record)
+        self._watch(record)
 
     def _watch(self, record: Record) -> None:
         self.recent.append(record.ok)

@@ -11,6 +11,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
@@ -18,13 +19,11 @@ from typing import Any
 
 from spri_dspy.baselines import load_system
 from spri_dspy.bulk import Summary, run_bulk
-from spri_dspy.errors import DataError, SpriError, UsageError
+from spri_dspy.errors import DataError, SpriError, UnknownNameError, UsageError
 from spri_dspy.leaks import Leak, Text, check_leaks
 from spri_dspy.lms import LMSpec, check_roles, load_lm
 from spri_dspy.lms.client import Retry, Scope, use_scope
-from spri_dspy.lms.limits import Budget
 from spri_dspy.program import CritiqueRefine
-from spri_dspy.records import Record
 from spri_dspy.runs import RunDir, file_fingerprint, fingerprint
 from spri_dspy.tasks import Example, Task, load_task
 
@@ -75,6 +74,7 @@ class Job:
         total: how many examples there are.
         manifest: what the run directory will say.
         characters: in all inputs together, for the forecast.
+        request: what was asked.
     """
 
     task: Task
@@ -83,6 +83,7 @@ class Job:
     total: int
     manifest: dict[str, Any]
     characters: int
+    request: Request
 
     def open(self, path: Path | None, *, fresh: bool = False) -> RunDir:
         """Make the run directory or resume it; without a path, one named after what is asked."""
@@ -142,7 +143,23 @@ def plan(request: Request) -> Job:
     manifest = _manifest(task, program, specs, request)
     if leaks:
         manifest["leaks"] = [str(leak) for leak in leaks[:20]]
-    return Job(task, program, source, total, manifest, characters)
+    return Job(task, program, source, total, manifest, characters, request)
+
+
+def make_program(request: Request) -> Any:
+    """The program that is asked for, with its LMs; workers on other machines make theirs with it too.
+
+    Raises:
+        UsageError: no such task, system or setting, or a malformed LM string.
+        PrerequisiteError: a key or an address is missing.
+    """
+    task = load_task(request.task, **request.task_options)
+    specs = check_roles(request.lms) or {"base": LMSpec("offline")}
+    program = load_system(request.system, task, paper=request.paper, **request.settings)
+    if request.program:
+        load_program(program, request.program)
+    used = {role: spec for role, spec in specs.items() if role != "judge"}
+    return program.set_lms(**{role: load_lm(_seeded(spec, request.seed)) for role, spec in used.items()})
 
 
 def load_program(program: Any, path: Path) -> None:
@@ -163,28 +180,34 @@ def load_program(program: Any, path: Path) -> None:
 
 
 def execute(
-    job: Job,
-    directory: RunDir,
-    *,
-    concurrency: int = 16,
-    retry_errors: bool = False,
-    on_record: Callable[[Record], None] | None = None,
-    retry: Retry | None = None,
-    budget: Budget | None = None,
-    deadline: float | None = None,
+    job: Job, directory: RunDir, *, executor: str = "local", workers: int | None = None, **settings: Any
 ) -> Summary:
-    """Run what is not finished yet; see `bulk.arun_bulk`."""
-    return run_bulk(
-        job.program,
-        job.source(),
-        directory,
-        concurrency=concurrency,
-        retry=retry,
-        budget=budget,
-        deadline=deadline,
-        retry_errors=retry_errors,
-        on_record=on_record,
-    )
+    """Run what is not finished yet.
+
+    Args:
+        job: from `plan`.
+        directory: from `Job.open`.
+        executor: "local", "ray" (on this machine) or "ray:ADDRESS" (a running cluster).
+        workers: actors on Ray; one a CPU by default.
+        **settings: as for `bulk.arun_bulk`; a budget and a deadline are for the local executor.
+
+    Raises:
+        UsageError: an unknown executor, or a setting that it has not.
+    """
+    if executor == "local":
+        return run_bulk(job.program, job.source(), directory, **settings)
+    kind, _, address = executor.partition(":")
+    if kind != "ray":
+        raise UnknownNameError("executor", executor, ["local", "ray", "ray:ADDRESS"])
+    refused = [name for name in ("budget", "deadline") if settings.pop(name, None) is not None]
+    if refused:
+        raise UsageError(
+            f"{' and '.join(refused)}: only the local executor keeps these; leave them out with ray"
+        )
+    from spri_dspy.cluster import run_on_ray
+
+    make = partial(make_program, job.request)
+    return run_on_ray(make, job.source(), directory, address=address or None, workers=workers, **settings)
 
 
 def _source(task: Task, request: Request, program: Any) -> Callable[[], Iterator[Example]]:

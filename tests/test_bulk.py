@@ -61,8 +61,9 @@ def run_into(path, program, examples, **settings):
 @pytest.mark.parametrize("concurrency", [1, 5])
 def test_calls_in_flight_reach_the_limit_and_never_pass_it(tmp_path, start_mock, concurrency):
     mock = start_mock(MockConfig(latency_seconds=0.02))
-    summary, _ = run_into(tmp_path / "run", make_program(mock), make_examples(10), concurrency=concurrency)
-    assert summary.done == 10
+    count = 2 * concurrency
+    summary, _ = run_into(tmp_path / "run", make_program(mock), make_examples(count), concurrency=concurrency)
+    assert summary.done == count
     assert mock.stats.max_in_flight == concurrency
 
 
@@ -88,7 +89,7 @@ def test_examples_are_read_no_further_ahead_than_the_window(tmp_path, start_mock
 
     def stream():
         nonlocal read, ahead
-        for example in make_examples(60):
+        for example in make_examples(30):
             read += 1
             ahead = max(ahead, read - finished)
             yield example
@@ -98,8 +99,8 @@ def test_examples_are_read_no_further_ahead_than_the_window(tmp_path, start_mock
         finished += 1
 
     summary, _ = run_into(tmp_path / "run", make_program(mock), stream(), concurrency=3, on_record=count)
-    assert summary.done == read == 60
-    assert ahead <= 3 + 2
+    assert summary.done == read == 30
+    assert ahead <= int(1.5 * 3) + 2
 
 
 def test_concurrency_below_one_is_refused_before_anything_is_read(tmp_path):
@@ -159,6 +160,15 @@ def test_failed_examples_run_once_more_only_on_request(tmp_path):
     summary, records = run_into(tmp_path / "run", Echo(str), examples, retry_errors=True)
     assert (summary.done, summary.skipped) == (1, 2)
     assert all(r.ok for r in records) and len(records) == 3
+
+
+def test_unreadable_answers_are_asked_for_anew_when_a_failed_example_is_retried(tmp_path, start_mock):
+    """They are finished calls: from the cache, the example would fail the same way for ever."""
+    broken, sound = start_mock(MockConfig(rates={"null_content": 1.0})), start_mock(MockConfig(accept=1))
+    _, (record,) = run_into(tmp_path / "run", make_program(broken), make_examples(1))
+    assert record.error.startswith("UnreadableAnswer: ") and broken.stats.received == 3
+    _, (record,) = run_into(tmp_path / "run", make_program(sound), make_examples(1), retry_errors=True)
+    assert record.ok and sound.stats.received == 4
 
 
 # Failures
