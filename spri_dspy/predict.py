@@ -18,6 +18,8 @@ from dspy.utils.exceptions import AdapterParseError
 from spri_dspy.adapters import style
 from spri_dspy.errors import UnreadableAnswer, UsageError
 from spri_dspy.lms import CALL, Call, load_lm
+from spri_dspy.lms.client import forget
+from spri_dspy.nearest import Embedder, nearest
 from spri_dspy.records import Usage
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,11 @@ class RolePredict(dspy.Predict):
         stage: the stage's name, for traces and recordings; the signature's name by default.
         **config: as for dspy.Predict.
 
+    Attributes:
+        show: which demos a call shows: "group" (those of its group and of no group), "all", or "nearest:K" (the K
+            whose inputs are nearest to the call's, whatever their group). Saved.
+        embed: what nearness is told by, TF-IDF if None; see `nearest.Embedder`. Not saved.
+
     Calls take the signature's inputs and two more keywords: `group`, the example's group (demos of other groups
     are left out), and `rollout`, 0 for the first sample. The prediction carries `call_usage` (records.Usage).
 
@@ -45,6 +52,8 @@ class RolePredict(dspy.Predict):
         UnreadableAnswer: none of the samples could be read (3 LM calls at most).
     """
 
+    show: str
+    embed: Embedder | None
     signature: Any  # a Signature class; DSPy declares an instance
 
     def __init__(
@@ -57,6 +66,7 @@ class RolePredict(dspy.Predict):
     ) -> None:
         super().__init__(signature, **config)
         self.role = role
+        self.show, self.embed = "group", None
         self.stage_name = stage or self.signature.__name__
 
     def reset(self) -> None:
@@ -101,8 +111,8 @@ class RolePredict(dspy.Predict):
         """One plan for both ways of calling: yields (call, adapter, arguments) until an answer can be read."""
         group, rollout = kwargs.pop("group", None), kwargs.pop("rollout", 0)
         lm = kwargs.pop("lm", None) or self.lm or dspy.settings.lm or _offline()
-        demos = demos_of_group(kwargs.pop("demos", self.demos), group)
-        config, used = kwargs.pop("config", {}), Usage()
+        demos = _whole(self._shown(kwargs.pop("demos", self.demos), group, kwargs), self.signature)
+        config, used, keys = kwargs.pop("config", {}), Usage(), list[str]()
         stated = getattr(lm, "prompt_style", None)
         adapter = style(stated) if stated else dspy.settings.adapter or style("chat")
         answer: dspy.Prediction | AdapterParseError | None = None
@@ -112,22 +122,36 @@ class RolePredict(dspy.Predict):
             fresh = _new_sample(lm, number) if number else {}
             answer = yield call, adapter, {**kwargs, "lm": lm, "demos": demos, "config": {**config, **fresh}}
             used += Usage(call.made, call.cached, call.input_tokens, call.output_tokens)
+            keys += call.keys
             if isinstance(answer, dspy.Prediction):
                 answer.__dict__["call_usage"] = used
                 return answer
             logger.debug("%s: unreadable answer, sample %d", self.stage_name, sample + 1)
         assert isinstance(answer, AdapterParseError)
+        forget(keys)  # or a later try of this example would be given the same unreadable answers
         text = str(answer.lm_response or "")
         shown = text[:80] + ("..." if len(text) > 80 else "")
         raise UnreadableAnswer(
             f"{self.stage_name}: no readable answer in {ASK_AGAIN + 1} samples; last: {shown!r}", text
         )
 
+    def _shown(self, demos: Sequence[Any], group: str | None, inputs: Mapping[str, Any]) -> list[Any]:
+        """The demos for one call, by `show`; of nearest ones the nearest stands last, beside the input."""
+        kind, _, count = self.show.partition(":")
+        if kind == "group":
+            return demos_of_group(demos, group)
+        if kind == "all":
+            return list(demos)
+        names = [name for name in self.signature.input_fields if name in inputs]
+        texts = ["\n".join(str(demo.get(name, "")) for name in names) for demo in demos]
+        chosen = nearest("\n".join(str(inputs[name]) for name in names), texts, int(count), self.embed)
+        return [demos[i] for i in reversed(chosen)]
+
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
-        """Instructions, field descriptions and demos; never the LM."""
+        """Instructions, field descriptions, demos and which of them are shown; never the LM."""
         lm, self.lm = self.lm, None
         try:
-            return super().dump_state(json_mode=json_mode)
+            return {**super().dump_state(json_mode=json_mode), "show": self.show}
         finally:
             self.lm = lm
 
@@ -144,9 +168,22 @@ class RolePredict(dspy.Predict):
                 "it was saved for another task or version"
             )
         lm = self.lm
+        check_show(state.get("show", "group"))
         super().load_state({**state, "lm": None}, allow_unsafe_lm_state=False)
         self.lm = lm
         return self
+
+
+def check_show(show: str) -> str:
+    """A setting for which demos are shown: "group", "all" or "nearest:K".
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    kind, _, count = show.partition(":")
+    if show in ("group", "all") or (kind == "nearest" and count.isdigit() and int(count) > 0):
+        return show
+    raise UsageError(f"seeds are shown by group, all or nearest:K, not {show!r}")
 
 
 def demos_of_group(demos: Sequence[Any], group: str | None) -> list[Any]:
@@ -154,6 +191,11 @@ def demos_of_group(demos: Sequence[Any], group: str | None) -> list[Any]:
     if group is None:
         return list(demos)
     return [demo for demo in demos if demo.get("group") in (None, group)]
+
+
+def _whole(demos: list[Any], signature: type[dspy.Signature]) -> list[Any]:
+    """The demos less those that an optimiser took from an unscored critique: they would teach the critic just that."""
+    return [demo for demo in demos if all(demo.get(name, "") is not None for name in signature.output_fields)]
 
 
 def usage_of(prediction: dspy.Prediction) -> Usage:

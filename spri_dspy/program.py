@@ -16,7 +16,7 @@ import dspy
 
 from spri_dspy.errors import UsageError
 from spri_dspy.lms import load_lm
-from spri_dspy.predict import ASK_AGAIN, RolePredict, usage_of
+from spri_dspy.predict import ASK_AGAIN, RolePredict, check_show, usage_of
 from spri_dspy.records import Round, StopReason, Usage, Verdict
 from spri_dspy.signatures import Stages, candidate_field
 
@@ -254,6 +254,7 @@ class SPRI(Program):
 
     Args:
         task: what `load_task` returns, or anything with `name`, `stages` and `seeds`.
+        seeds: which seeds an input is shown: "group", "all" or "nearest:K", see RolePredict.
         **loop: settings of both loops, see CritiqueRefine.
 
     The seeds are `program.principles.generate.demos`: optimisers tune them, `save` keeps them.
@@ -270,7 +271,7 @@ class SPRI(Program):
     # Both stages accepted at once; as measured on the published runs; every round of both used.
     calls = (4, 4.5, 16)
 
-    def __init__(self, task: ProgramTask, **loop: Any) -> None:
+    def __init__(self, task: ProgramTask, *, seeds: str = "group", **loop: Any) -> None:
         super().__init__(task)
         stages = task.stages
         self.principles = CritiqueRefine(
@@ -291,6 +292,7 @@ class SPRI(Program):
         second = (n for n in stages.generate_response.input_fields if n not in self.inputs)
         self.optional = tuple(second)
         self.principles.generate.demos = [dspy.Example(seed) for seed in task.seeds]
+        self.principles.generate.show = check_show(seeds)
 
     @classmethod
     def paper(cls, task: ProgramTask, **loop: Any) -> SPRI:

@@ -242,3 +242,53 @@ def test_paper_refinements_do_not_see_goal_and_principles():
     assert "aim" in ours.principles.refine.signature.input_fields
     assert "principles" in ours.response.refine.signature.input_fields
     assert (published.principles.keep, published.principles.on_unscored) == ("last", "stop")
+
+
+SEEDS = [
+    {"question": "how do I train a puppy", "principles": "p", "group": "animals"},
+    {"question": "why is my sourdough flat", "principles": "p", "group": "kitchen"},
+    {"question": "what does a gearbox do", "principles": "p", "group": "cars"},
+]
+
+
+def shown_to(program, question):
+    """The first prompt's messages, heard by a recording that answers."""
+    heard = []
+
+    class Listening(Script):
+        def answer(self, request):
+            heard.append([m.text for m in request.messages])
+            return super().answer(request)
+
+    program.set_lms(base=replay_lm(Listening([DRAFT, GOOD, ANSWER, FINE] * 2)))
+    program(question=question, group="cars")
+    asyncio.run(program.acall(question=question, group="cars"))
+    assert heard[0] == heard[4]
+    return "\n".join(heard[0])
+
+
+def test_nearest_seeds_are_shown_whatever_their_group():
+    program = spri.SPRI(make_task(SEEDS), seeds="nearest:1")
+    prompt = shown_to(program, "my puppy bites")
+    assert "train a puppy" in prompt and "sourdough" not in prompt and "gearbox" not in prompt
+
+
+def test_nearest_seeds_by_an_embedder_of_ones_own():
+    program = spri.SPRI(make_task(SEEDS), seeds="nearest:1")
+    program.principles.generate.embed = lambda texts: [
+        [1.0, float("sourdough" in t or "bites" in t)] for t in texts
+    ]
+    assert "sourdough" in shown_to(program, "my puppy bites")
+
+
+def test_which_seeds_are_shown_is_saved(tmp_path):
+    spri.SPRI(make_task(SEEDS), seeds="nearest:2").save(tmp_path / "near.json")
+    loaded = spri.SPRI(make_task())
+    loaded.load(tmp_path / "near.json")
+    assert loaded.principles.generate.show == "nearest:2"
+
+
+@pytest.mark.parametrize("seeds", ["nearest", "nearest:0", "nearest:x", "closest:2", ""])
+def test_unknown_ways_of_showing_seeds_are_refused(seeds):
+    with pytest.raises(spri.UsageError, match="nearest:K"):
+        spri.SPRI(make_task(SEEDS), seeds=seeds)

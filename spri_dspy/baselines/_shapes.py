@@ -79,7 +79,8 @@ class Rewritten(Program):
         self.generate = RolePredict(generate, stage="generate_response")
         self.refine = RolePredict(refine, stage="refine_response")
         self.steps = tuple(steps)
-        self.calls = (1 + len(self.steps),) * 3
+        n_calls = 1 + len(self.steps)
+        self.calls = (n_calls, n_calls, n_calls)
         self.inputs = tuple(generate.input_fields)
 
     def plan(self, inputs: Mapping[str, Any], group: str | None = None) -> Plan:

@@ -9,17 +9,14 @@ very instruction (section 3); ours with the nearest seed of the capability, and 
 
 from __future__ import annotations
 
-import math
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import dspy
 
 from spri_dspy.baselines._shapes import arguments, described, only_for
 from spri_dspy.errors import UsageError
+from spri_dspy.nearest import similarities
 from spri_dspy.predict import RolePredict, demos_of_group
 from spri_dspy.program import Plan, Program, ProgramTask
 from spri_dspy.signatures import candidate_field
@@ -139,37 +136,3 @@ class SeedPrinciples(Program):
 def _beside(number: int, seed: Any, name: str) -> str:
     """A seed as text: the instruction, and what was written for it."""
     return f"Instruction {number}:\n{seed['instruction']}\n\nIts {name}:\n{as_text(seed['principles'])}"
-
-
-def similarities(text: str, others: tuple[str, ...]) -> list[float]:
-    """How near each of the others is to a text: cosine of their TF-IDF weights, up to a common factor.
-
-    Words are compared without case; frequencies count as their logarithm, and the rarity of a word is told from
-    `others` alone. Zero or more; 0 if no word is shared. One figure per text of `others`, in their order.
-    """
-    asked = Counter(_words(text))
-    return [
-        sum(_weight(asked[word]) * rarity * weight for word, (weight, rarity) in own.items()) / (norm or 1.0)
-        for own, norm in _weighted(others)
-    ]
-
-
-@lru_cache(16)
-def _weighted(texts: tuple[str, ...]) -> list[tuple[dict[str, tuple[float, float]], float]]:
-    """Of each text the weight and rarity of its words, and the length of the weights' vector."""
-    counts = [Counter(_words(text)) for text in texts]
-    texts_with = Counter(word for count in counts for word in count)
-    weighted: list[tuple[dict[str, tuple[float, float]], float]] = []
-    for count in counts:
-        rarity = {word: math.log((1 + len(texts)) / (0.5 + texts_with[word])) for word in count}
-        own = {word: (_weight(n) * rarity[word], rarity[word]) for word, n in count.items()}
-        weighted.append((own, math.sqrt(sum(weight**2 for weight, _ in own.values()))))
-    return weighted
-
-
-def _weight(n: int) -> float:
-    return math.log1p(n)
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())

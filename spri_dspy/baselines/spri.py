@@ -29,17 +29,18 @@ def system(
     Args:
         task: from `load_task`.
         paper: the published behaviour, see `SPRI.paper`.
-        seeds: "task" (its own), "none", "default" (six general ones, the same for every task), or "k:N" (the
-            first N of each group).
+        seeds: "task" (its own), "none", "default" (six general ones, the same for every task), "k:N" (the
+            first N of each group), or "nearest:K" (of its own, the K nearest to each input).
         accept_at: the score that ends a loop.
         max_critiques: critiques of different candidates a stage.
 
     Raises:
         UsageError: `seeds` is none of these.
     """
-    chosen = replace(task, seeds=_chosen(task, seeds))
+    near = seeds.startswith("nearest:")
+    chosen = task if near else replace(task, seeds=_chosen(task, seeds))
     make = SPRI.paper if paper else SPRI
-    return make(chosen, accept_at=accept_at, max_critiques=max_critiques)
+    return make(chosen, seeds=seeds if near else "group", accept_at=accept_at, max_critiques=max_critiques)
 
 
 def _chosen(task: Task, seeds: str) -> tuple[Mapping[str, Any], ...]:
@@ -51,7 +52,7 @@ def _chosen(task: Task, seeds: str) -> tuple[Mapping[str, Any], ...]:
         return default_seeds(task)
     count = seeds.removeprefix("k:")
     if not seeds.startswith("k:") or not count.isdigit() or count == "0":
-        raise UsageError(f"seeds must be task, none, default or k:N, not {seeds!r}")
+        raise UsageError(f"seeds must be task, none, default, k:N or nearest:K, not {seeds!r}")
     return first_of_each_group(task.seeds, int(count))
 
 

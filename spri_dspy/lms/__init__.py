@@ -97,6 +97,7 @@ class Call:
         rollout: 0 for the first sample of a prompt; grows when the same prompt is asked again.
         made, cached, input_tokens, output_tokens: counted as the call goes on, failed attempts included.
         outer: DSPy's own usage tracker, told as well.
+        keys: what its finished calls are stored under, where there is a cache.
     """
 
     stage: str
@@ -107,6 +108,7 @@ class Call:
     input_tokens: int = 0
     output_tokens: int = 0
     outer: Any = None
+    keys: list[str] = field(default_factory=list)
 
     def add_usage(self, lm: str, entry: Mapping[str, Any]) -> None:
         """Take the usage of one answer; this is the interface of DSPy's usage trackers."""

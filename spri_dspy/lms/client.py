@@ -79,7 +79,7 @@ class Retry:
     def wait_seconds(self, attempt: int, error: BaseException, rng: random.Random) -> float:
         """Seconds to wait after the given attempt (0 is the first) failed."""
         asked = getattr(error, "retry_after", None)
-        backoff = self.first_wait * 2**attempt * rng.uniform(0.5, 1.0)
+        backoff = self.first_wait * 2 ** min(attempt, 40) * rng.uniform(0.5, 1.0)
         return min(self.longest_wait, max(backoff, asked or 0.0))
 
 
@@ -240,7 +240,7 @@ class ScopedLM(dspy.LM):
                 outputs = yield ("call",)
                 if not outputs:  # LiteLLM's way of saying that the server named no choice
                     raise LMProviderError("the answer holds no choice", model=self.model)
-                return outputs
+                return _repaired(outputs)
             except Exception as error:
                 if isinstance(error.__cause__, SpriError):
                     raise error.__cause__ from None
@@ -259,9 +259,22 @@ class ScopedLM(dspy.LM):
             return None
         call = CALL.get()
         sampling = {k: v for k, v in (self.kwargs | kwargs).items() if k not in _CONNECTION}
+        if "rollout_id" in self.kwargs:  # a copy that an optimiser made to get fresh samples
+            sampling["copy"] = self.kwargs["rollout_id"]
         shape = json.dumps(sampling, sort_keys=True, default=_type_name)
         prompt = prompt_key(messages, call.rollout if call else 0)
         return Keys(hashlib.sha256(f"{self._name} {shape} {prompt}".encode()).hexdigest(), prompt)
+
+
+def _repaired(output: Any) -> Any:
+    """Outputs without halves of surrogate pairs, such as a cut-off emoji leaves: no later call could carry them."""
+    if isinstance(output, list):
+        return [_repaired(part) for part in output]
+    if isinstance(output, dict):
+        return {name: _repaired(value) for name, value in output.items()}
+    if not isinstance(output, str):
+        return output
+    return output.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def forget(keys: Iterable[str]) -> None:

@@ -80,11 +80,14 @@ class Tape:
 
     def __init__(self, run: str | Path) -> None:
         path = Path(run)
-        found = next((p for p in (path / "cache" / FILE, path / FILE, path) if p.is_file()), None)
+        candidates = (path / "cache" / FILE, path / FILE, path)
+        found = next((p for p in candidates if p.name == FILE and p.is_file()), None)
         if found is None:
             raise DataError(f"{str(run)!r} holds no recorded calls; name a run directory")
         self._path = path
-        self._outputs = CallCache(found.parent).by_prompt()
+        cache = CallCache(found.parent)
+        self._outputs = cache.by_prompt()
+        cache.close()
 
     def answer(self, request: Request) -> str:
         """The output recorded for exactly this prompt and rollout."""
