@@ -1,0 +1,225 @@
+"""Worlds to race in: candidates whose scores on every row are known to us, and must be paid for to be seen.
+
+A world comes from recorded judgements (the systems of one model are its candidates) or is made up, with
+candidates of random skill, tied or continuous scores, groups, clusters and missing scores. It knows what
+is true in a world; how to find out cheaply is not its business.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.recordings import NO_LABEL, Recording, find, models_of, read_rated
+from spri_dspy.errors import UsageError
+from spri_dspy.tuning.racing import Row
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Integers = NDArray[np.int64]
+
+ORACLE = "oracle_rubrics"
+"""The system that the recorded settings run with and without; usually the best by far."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Candidates, rows and all their scores.
+
+    Attributes:
+        name: where it comes from.
+        share: the budget, as a share of the cost of every score.
+        candidates: their names.
+        rows: labelled rows.
+        scores: candidates x rows, nan where a score is missing.
+        labels, groups: of the rows, as arrays; groups are numbers.
+        truth: each candidate's macro Pearson over all its scored rows.
+    """
+
+    name: str
+    share: float
+    candidates: tuple[str, ...]
+    rows: list[Row]
+    scores: Floats
+    labels: Floats = field(init=False)
+    groups: Integers = field(init=False)
+    truth: Floats = field(init=False)
+
+    def __post_init__(self) -> None:
+        import numpy as np
+
+        numbers = {g: i for i, g in enumerate(dict.fromkeys(r.group for r in self.rows))}
+        object.__setattr__(self, "labels", np.array([r.label for r in self.rows], dtype=float))
+        object.__setattr__(self, "groups", np.array([numbers[r.group] for r in self.rows], dtype=np.int64))
+        object.__setattr__(self, "truth", macro_pearson(self.scores, self.labels, self.groups))
+
+    @property
+    def budget(self) -> int:
+        """Scores that may be paid for."""
+        return int(self.share * self.scores.size)
+
+
+class Meter:
+    """The only way to a score: `pay`. It fails on a score too many."""
+
+    def __init__(self, world: World) -> None:
+        self._scores, self._budget, self.spent = world.scores, world.budget, 0
+
+    def pay(self, candidate: int, rows: Sequence[int] | Integers) -> Floats:
+        """One score a row, nan where it is missing.
+
+        Raises:
+            RuntimeError: the budget is exceeded.
+        """
+        self.spent += len(rows)
+        if self.spent > self._budget:
+            raise RuntimeError(f"{self.spent} scores paid for, the budget is {self._budget}")
+        return self._scores[candidate, rows]
+
+
+def macro_pearson(scores: Floats, labels: Floats, groups: Integers) -> Floats:
+    """Mean over groups of Pearson's r with the labels, one per line of `scores`; missing scores are dropped.
+
+    A group with constant scores counts as 0; groups whose labels are constant are left out, and where all
+    are, everybody has 0.
+    """
+    import numpy as np
+
+    n_groups = int(groups.max()) + 1
+    r = np.zeros((len(scores), n_groups))
+    for line, row in zip(r, scores, strict=True):
+        scored = np.isfinite(row)
+        x, y, g = row[scored], labels[scored], groups[scored]
+        total = lambda v, g=g: np.bincount(g, v, n_groups)  # noqa: E731
+        n = np.maximum(np.bincount(g, minlength=n_groups), 1)
+        x, y = x - (total(x) / n)[g], y - (total(y) / n)[g]
+        below = total(x * x) * total(y * y)
+        defined = below > 1e-18
+        line[defined] = total(x * y)[defined] / np.sqrt(below[defined])
+    varied = [np.ptp(labels[groups == g]) > 0 if (groups == g).any() else False for g in range(n_groups)]
+    return r[:, np.array(varied)].mean(axis=1) if any(varied) else np.zeros(len(r))
+
+
+def recorded_worlds(folder: Path, models: Sequence[str] | None = None) -> list[World]:
+    """Two worlds a model: with the oracle at 20 % and without at 30 %, or all systems at both.
+
+    Args:
+        folder: recordings: MODEL__SYSTEM.jsonl, in it or in its rubrics/judge_scores.
+        models: which models; None means all. A model with fewer than two systems makes no world.
+
+    Raises:
+        UsageError: there is no such world.
+        DataError: a row cannot be used.
+    """
+    recordings = find(folder / "rubrics/judge_scores") or find(folder)
+    worlds: list[World] = []
+    for model in models_of(recordings):
+        if models and model not in models:
+            continue
+        table = _Table([r for r in recordings if r.model == model])
+        has_oracle = ORACLE in table.systems
+        worlds.append(table.world(f"{model}, with {ORACLE}" if has_oracle else f"{model}, all systems", 0.2))
+        without = [ORACLE] if has_oracle else []
+        name = f"{model}, without {ORACLE}" if has_oracle else f"{model}, all systems"
+        worlds.append(table.world(name, 0.3, without))
+    worlds = [w for w in worlds if len(w.candidates) > 1]
+    if not worlds:
+        raise UsageError(
+            f"nothing to race in {str(folder)!r}: it, or its rubrics/judge_scores, should hold "
+            f"MODEL__SYSTEM.jsonl of two systems of a model{' among ' + ', '.join(models) if models else ''}"
+        )
+    return worlds
+
+
+class _Table:
+    """The labelled rows of one model's systems, brought together.
+
+    Rows are told apart by instance, human score and count. Two rows of one instance with one human score
+    cannot be told apart where files differ in order; which is which makes no difference to any truth.
+    """
+
+    def __init__(self, recordings: Sequence[Recording]) -> None:
+        self.systems: dict[str, dict[tuple[str, float, int], float | None]] = {}
+        group: dict[tuple[str, float, int], str | None] = {}
+        for recording in recordings:
+            seen: Counter[tuple[str, float]] = Counter()
+            mine = self.systems[recording.system] = {}
+            for row in read_rated(recording.path):
+                if row.human is None or row.human == NO_LABEL:
+                    continue
+                key = (row.instance, row.human, seen[row.instance, row.human])
+                seen[row.instance, row.human] += 1
+                mine[key] = row.recorded
+                group.setdefault(key, row.capability)
+        self._keys = sorted(group)
+        self._rows = [Row(key[1], group[key], key[0]) for key in self._keys]
+
+    def world(self, name: str, share: float, without: Sequence[str] = ()) -> World:
+        """The world of these systems but some; a system without any score is no candidate."""
+        import numpy as np
+
+        given = {s: [m.get(k) for k in self._keys] for s, m in self.systems.items() if s not in without}
+        given = {s: row for s, row in given.items() if any(v is not None for v in row)}
+        scores = np.array([[np.nan if v is None else v for v in row] for row in given.values()], dtype=float)
+        return World(name, share, tuple(given), self._rows, scores)
+
+
+def made_up_world(seed: int) -> World:
+    """A world drawn at random: 3 to 12 candidates, 1 to 9 groups, 200 to 2,800 rows, budget 15 to 40 %."""
+    import numpy as np
+
+    draw = np.random.default_rng(seed)
+    n_candidates, n_groups = int(draw.integers(3, 13)), int(draw.integers(1, 10))
+    per_cluster = int(draw.choice([1, 1, 2, 4]))
+    n_clusters = int(draw.choice([200, 400, 800, 1600, 2800])) // per_cluster
+    cluster = np.repeat(np.arange(n_clusters), per_cluster)
+    home = draw.choice(n_groups, n_clusters, p=draw.dirichlet(np.full(n_groups, 8.0)))
+    group = home[cluster]
+    worth = 0.8 * draw.normal(size=len(cluster)) + 0.6 * draw.normal(size=n_clusters)[cluster]
+    labels = _label(worth, str(draw.choice(["five", "skewed", "binary", "ten", "continuous"])), draw)
+    skill = draw.uniform(0.1, 0.6) + draw.choice([0.03, 0.06, 0.12]) * draw.normal(size=n_candidates)
+    common = draw.uniform(0.1, 0.7)
+    shared = 0.9 * draw.normal(size=len(cluster)) + 0.43 * draw.normal(size=n_clusters)[cluster]
+    scores = np.empty((n_candidates, len(cluster)))
+    for candidate in range(n_candidates):
+        r = np.clip(skill[candidate] + 0.1 * draw.normal(size=n_groups), -0.2, 0.95)[group]
+        own = 0.92 * draw.normal(size=len(cluster)) + 0.4 * draw.normal(size=n_clusters)[cluster]
+        noise = np.sqrt(common) * shared + np.sqrt(1 - common) * own
+        scores[candidate] = _score(r * worth + np.sqrt(1 - r * r) * noise, draw)
+    rows = [Row(float(h), f"g{g}", f"c{c}") for h, g, c in zip(labels, group, cluster, strict=True)]
+    names = tuple(f"candidate {i}" for i in range(n_candidates))
+    return World(f"made up {seed}", float(draw.choice([0.15, 0.2, 0.3, 0.4])), names, rows, scores)
+
+
+def _label(worth: Floats, kind: str, draw: np.random.Generator) -> Floats:
+    """Labels of a latent worth: on 2, 5 or 10 levels with random cuts, or as it is."""
+    import numpy as np
+
+    if kind == "continuous":
+        return worth
+    levels = {"five": 5, "skewed": 5, "binary": 2, "ten": 10}[kind]
+    cuts = np.sort(0.9 * draw.normal(size=levels - 1) - (0.6 if kind == "skewed" else 0.0))
+    return np.asarray(np.searchsorted(cuts, worth) + 1, dtype=np.float64)
+
+
+def _score(latent: Floats, draw: np.random.Generator) -> Floats:
+    """A judge's habits: five levels, mostly the top one, half steps, the ends only, or continuous; gaps."""
+    import numpy as np
+
+    habit = str(draw.choice(["five", "generous", "halves", "ends", "continuous"]))
+    score: Floats = {
+        "five": np.clip(np.round(latent + 3.3), 1, 5),
+        "generous": np.clip(np.round(latent + 4.6), 1, 5),
+        "halves": np.clip(np.round(2 * (0.9 * latent + 3.5)) / 2, 1, 5),
+        "ends": np.where(latent < -0.3, 1.0, np.where(latent < 0, 3.0, 5.0)),
+        "continuous": latent.copy(),
+    }[habit]
+    missing = draw.uniform(0, 0.05) if draw.random() < 0.4 else 0.0
+    score[draw.random(len(score)) < missing] = np.nan
+    return score
