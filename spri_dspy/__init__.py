@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         UnreadableAnswer,
         UsageError,
     )
+    from spri_dspy.judges import load_judge
     from spri_dspy.lms import load_lm
     from spri_dspy.predict import RolePredict
     from spri_dspy.program import SPRI, CritiqueRefine
@@ -61,6 +62,7 @@ _HOME = {
     "Usage": "records",
     "UsageError": "errors",
     "Verdict": "records",
+    "load_judge": "judges",
     "load_lm": "lms",
     "load_task": "tasks",
     "read_score": "reading",
@@ -90,6 +92,7 @@ __all__ = [  # noqa: RUF022 - sorted as a menu, case-sensitively
     "Usage",
     "UsageError",
     "Verdict",
+    "load_judge",
     "load_lm",
     "load_task",
     "read_score",

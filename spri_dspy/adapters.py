@@ -347,6 +347,12 @@ def _scale(signature: type[dspy.Signature]) -> tuple[int, int]:
     return scale
 
 
+def _extra(signature: type[dspy.Signature], name: str) -> dict[str, Any]:
+    """What a signature says of a field beside its type and description."""
+    extra = signature.output_fields[name].json_schema_extra
+    return extra if isinstance(extra, dict) else {}
+
+
 def _verdict_from_text(signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
     """A critique without any frame: all of it is feedback, and the score is wherever it stands.
 
@@ -354,7 +360,7 @@ def _verdict_from_text(signature: type[dspy.Signature], completion: str) -> dict
     """
     text, scale = _verdict_fields(signature)
     unlabelled = completion.strip().removeprefix("###").removeprefix("Feedback:").strip()
-    published = (signature.output_fields[scale].json_schema_extra or {}).get("read") == "published"
+    published = _extra(signature, scale).get("read") == "published"
     score = read_score_as_published(completion) if published else read_score(completion, *_scale(signature))
     return {text: unlabelled or completion, scale: score}
 

@@ -1,4 +1,4 @@
-"""The command line: spri run | show | doctor. Results go to stdout, talk and progress to stderr.
+"""The command line: spri run | judge | show | export | doctor. Results go to stdout, talk and progress to stderr.
 
 Only this module prints and exits. Exit codes: 0 done, 1 some examples failed, 2 wrong input, 3 something missing
 outside (a key, a server, an extra), 130 interrupted (the run can be resumed).
@@ -79,6 +79,8 @@ def run(
     max_tokens: Annotated[int | None, typer.Option(help="Stop, resumably, after N tokens.")] = None,
     max_usd: Annotated[float | None, typer.Option(help="Stop, resumably, after so many dollars.")] = None,
     deadline: Annotated[float | None, typer.Option(help="Give an example up after N seconds.")] = None,
+    executor: Annotated[str, typer.Option(help="local, ray, or ray:ADDRESS of a cluster.")] = "local",
+    workers: Annotated[int | None, typer.Option(help="Workers on Ray. Default: one a CPU.")] = None,
     json_out: JsonOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take; do nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw the run that is there away.")] = False,
@@ -109,20 +111,25 @@ def run(
     )
     if concurrency < 1:
         raise UsageError(f"--concurrency must be at least 1, not {concurrency}")
-    budget = Budget(max_calls, max_tokens, max_usd)
+    limits = (max_calls, max_tokens, max_usd)
+    budget = Budget(*limits) if any(limit is not None for limit in limits) else None
     if dry_run:
         _print_json(job.forecast()) if json_out else _print_lines(job.forecast_lines())
         return
-    with job.open(run_dir, fresh=fresh) as directory, _progress(job.total) as advance:
-        summary = jobs.execute(
-            job,
-            directory,
-            concurrency=concurrency,
-            retry_errors=retry_errors,
-            budget=budget,
-            deadline=deadline,
-            on_record=lambda _: advance(),
-        )
+    with job.open(run_dir, fresh=fresh) as directory:
+        before = len(directory.finished(retry_errors=retry_errors))
+        with _progress(job.total, before) as advance:
+            summary = jobs.execute(
+                job,
+                directory,
+                executor=executor,
+                workers=workers,
+                concurrency=concurrency,
+                retry_errors=retry_errors,
+                budget=budget,
+                deadline=deadline,
+                on_record=lambda _: advance(),
+            )
     _show_results(directory, json_out, in_full=text is not None)
     again = f"; {summary.skipped} were finished before" if summary.skipped else ""
     ran = "1 example" if summary.done == 1 else f"{summary.done} examples"
@@ -150,15 +157,127 @@ def show(
 
 
 @app.command()
+def judge(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    judges: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--judge",
+            metavar="NAME",
+            help="reappraisal, rubric, generic, or path/to/file.py:NAME; repeat for a panel. Default: by task.",
+        ),
+    ] = None,
+    lm: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lm", metavar="judge=STRING", help="LM of the judge; repeat for a panel. Default: offline."
+        ),
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="samples=N, logprobs=true, swap=true, combine=mean|median, reference=true, "
+            "rubric=label|run|FILE (several with commas between); repeat.",
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first N examples that finished.")] = None,
+    concurrency: Annotated[int, typer.Option(help="LM calls in flight, per LM.")] = 16,
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="Judge a run that is marked for leaks; marks the result.")
+    ] = False,
+    max_calls: Annotated[int | None, typer.Option(help="Stop, resumably, after N LM calls.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Stop, resumably, after N tokens.")] = None,
+    max_usd: Annotated[float | None, typer.Option(help="Stop, resumably, after so many dollars.")] = None,
+    json_out: JsonOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take; do nothing.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Throw these judgements away, start anew.")] = False,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Judge failed examples once more.")
+    ] = False,
+) -> None:
+    """Judge the answers of a run with an LM, and say what the numbers come to. The same command again resumes."""
+    from spri_dspy import judging
+    from spri_dspy.lms.limits import Budget
+
+    job = judging.plan(
+        judging.JudgeRequest(
+            run=run_dir,
+            judges=judges or (),
+            settings=_pairs("--set", setting),
+            lms=[_judge_lm(option) for option in lm or ()],
+            limit=limit,
+            allow_leak=allow_leak,
+        )
+    )
+    if concurrency < 1:
+        raise UsageError(f"--concurrency must be at least 1, not {concurrency}")
+    limits = (max_calls, max_tokens, max_usd)
+    budget = Budget(*limits) if any(limit is not None for limit in limits) else None
+    if dry_run:
+        _print_json(job.forecast()) if json_out else _print_lines(job.forecast_lines())
+        return
+    with job.open(fresh=fresh) as directory:
+        before = len(directory.finished(retry_errors=retry_errors))
+        with _progress(job.total, before) as advance:
+            summary = judging.execute(
+                job,
+                directory,
+                concurrency=concurrency,
+                retry_errors=retry_errors,
+                budget=budget,
+                on_record=lambda _: advance(),
+            )
+    _show_findings(job, directory, json_out)
+    again = f"; {summary.skipped} were judged before" if summary.skipped else ""
+    _say([f"{summary.done} judged{again}. Look at one: spri show {directory.path} ID", *job.remarks()])
+    failed = len(directory.finished() - directory.finished(retry_errors=True))
+    if failed:
+        _say([f"{failed} failed; the same command with --retry-errors judges what failed once more"])
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    export_format: Annotated[
+        str,
+        typer.Option("--format", metavar="FORMAT", help="rubrics (to judge with), sft or dpo (to train on)."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Default: RUN/exports/FORMAT-jsonl/FORMAT.jsonl.")
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="jsonl|parquet|hf:DIR", help="hf:DIR: a local folder in the hub's layout."),
+    ] = None,
+    include_all: Annotated[
+        bool, typer.Option("--all", help="Responses that were not accepted too (sft).")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace the export that is there.")] = False,
+    json_out: JsonOption = False,
+) -> None:
+    """Write a run's results as rubrics, chat rows or preference pairs, with a data card beside them."""
+    from spri_dspy.exports import export_run
+    from spri_dspy.runs import RunDir
+
+    done = export_run(
+        RunDir.read(run_dir), export_format, to=to, out=out, include_all=include_all, fresh=fresh
+    )
+    _print_json(done.to_json()) if json_out else _print_lines(done.lines())
+
+
+@app.command()
 def doctor(lm: LMOption = None, json_out: JsonOption = False) -> None:
     """Check this machine: Python, versions, which keys are set, and one call to each LM named."""
-    from spri_dspy import jobs
+    from spri_dspy.doctor import examine, flatten
 
-    findings = jobs.examine(_pairs("--lm", lm))
+    findings = examine(_pairs("--lm", lm))
     if json_out:
         _print_json(findings)
     else:
-        _print_lines(f"{name}: {said}" for name, said in jobs.flatten(findings))
+        _print_lines(f"{name}: {said}" for name, said in flatten(findings))
     if any(not answer["ok"] for answer in findings["lms"].values()):
         raise typer.Exit(3)
 
@@ -178,6 +297,24 @@ def _pairs(flag: str, options: list[str] | None) -> dict[str, str]:
             raise UsageError(f"{flag} names {name} twice")
         pairs[name] = value
     return pairs
+
+
+def _judge_lm(option: str) -> str:
+    """The LM string of `judge=STRING`."""
+    role, text = next(iter(_pairs("--lm", [option]).items()))
+    if role != "judge":
+        raise UsageError(f"spri judge asks the role judge only, not {role!r}: --lm judge=STRING")
+    return text
+
+
+def _show_findings(job: Any, directory: Any, json_out: bool) -> None:
+    from spri_dspy import results
+
+    found = results.findings(directory)
+    if json_out:
+        _print_json(job.about(directory) | {"findings": [each.to_json() for each in found]})
+        return
+    _print_lines(results.finding_lines(found))
 
 
 def _console(stderr: bool = False) -> Console:
@@ -222,12 +359,12 @@ def _show_results(directory: Any, json_out: bool, in_full: bool) -> None:
 class _progress:  # noqa: N801 - used as a function
     """A progress bar on stderr; nothing where stderr is no terminal."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, done: int) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("examples"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=_console(stderr=True), disable=not sys.stderr.isatty())
-        self._task = self._bar.add_task("examples", total=total)
+        self._task = self._bar.add_task("examples", total=total, completed=min(done, total))
 
     def __enter__(self) -> Any:
         self._bar.start()
@@ -237,19 +374,21 @@ class _progress:  # noqa: N801 - used as a function
         self._bar.stop()
 
 
+_INTERRUPTED = 130
+
+
 def main() -> None:
     """Run the command line and exit."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is escaped, not a crash
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
+        code = app(args=sys.argv[1:] or ["--help"], prog_name="spri", standalone_mode=False)
     except SpriError as error:
         _say([str(error)])
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        _say(["interrupted; the same command goes on where it stopped"])
-        sys.exit(130)
+        code = _INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
@@ -259,4 +398,6 @@ def main() -> None:
             raise
         _say([f"{shown()} (spri --help)"])
         sys.exit(2)
+    if code == _INTERRUPTED:  # typer's own code for Ctrl-C, which it does not pass on as an exception
+        _say(["interrupted; the same command goes on where it stopped"])
     sys.exit(code or 0)

@@ -7,28 +7,23 @@ row of the data. `Job.open` makes or resumes the run directory, `execute` fills 
 from __future__ import annotations
 
 import json
-import os
-import platform
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from spri_dspy.baselines import load_system
 from spri_dspy.bulk import Summary, run_bulk
-from spri_dspy.errors import DataError, SpriError, UnknownNameError, UsageError
+from spri_dspy.doctor import versions
+from spri_dspy.errors import DataError, UnknownNameError, UsageError
 from spri_dspy.leaks import Leak, Text, check_leaks
 from spri_dspy.lms import LMSpec, check_roles, load_lm
-from spri_dspy.lms.client import Retry, Scope, use_scope
 from spri_dspy.program import CritiqueRefine
 from spri_dspy.runs import RunDir, file_fingerprint, fingerprint
 from spri_dspy.tasks import Example, Task, load_task
-
-_CONNECTION = ("timeout", "api_base", "key_env", "route")
-_PACKAGES = ("spri-dspy", "dspy", "litellm", "datasets", "scipy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,14 +127,11 @@ def plan(request: Request) -> Job:
         raise UsageError(f"--limit must be at least 1, not {request.limit}")
     if request.data is not None and request.text is not None:
         raise UsageError("give --data or --text, not both")
-    specs = {"base": LMSpec("offline")} | check_roles(request.lms)
-    program = load_system(request.system, task, paper=request.paper, **request.settings)
-    if request.program:
-        load_program(program, request.program)
+    specs = _specs(request)
+    program = _without_lms(request, task)
     source = _source(task, request, program)
     total, characters, leaks = _survey(task, program, source(), request.allow_leak)
-    used = {role: spec for role, spec in specs.items() if role != "judge"}
-    program.set_lms(**{role: load_lm(_seeded(spec, request.seed)) for role, spec in used.items()})
+    _give_lms(program, specs, request.seed)
     manifest = _manifest(task, program, specs, request)
     if leaks:
         manifest["leaks"] = [str(leak) for leak in leaks[:20]]
@@ -153,13 +145,24 @@ def make_program(request: Request) -> Any:
         UsageError: no such task, system or setting, or a malformed LM string.
         PrerequisiteError: a key or an address is missing.
     """
-    task = load_task(request.task, **request.task_options)
-    specs = check_roles(request.lms) or {"base": LMSpec("offline")}
+    program = _without_lms(request, load_task(request.task, **request.task_options))
+    return _give_lms(program, _specs(request), request.seed)
+
+
+def _specs(request: Request) -> dict[str, LMSpec]:
+    return {"base": LMSpec("offline")} | check_roles(request.lms)
+
+
+def _without_lms(request: Request, task: Task) -> Any:
     program = load_system(request.system, task, paper=request.paper, **request.settings)
     if request.program:
         load_program(program, request.program)
+    return program
+
+
+def _give_lms(program: Any, specs: Mapping[str, LMSpec], seed: int) -> Any:
     used = {role: spec for role, spec in specs.items() if role != "judge"}
-    return program.set_lms(**{role: load_lm(_seeded(spec, request.seed)) for role, spec in used.items()})
+    return program.set_lms(**{role: load_lm(_seeded(spec, seed)) for role, spec in used.items()})
 
 
 def load_program(program: Any, path: Path) -> None:
@@ -231,22 +234,23 @@ def _completed(example: Example, shown: tuple[str, ...], rubrics: Mapping[str, A
     inputs = {**example.inputs, **{name: example.labels[name] for name in shown}}
     if rubrics is not None:
         instance = example.cluster or example.id
-        if instance not in rubrics:
-            raise DataError(
-                f"the rubric file has no rubric for {instance!r}; it was made for other instances"
-            )
-        inputs["principles"] = rubrics[instance]
+        instruction, rubric = rubrics.get(instance, (None, None))
+        if instruction != example.inputs["instruction"]:
+            said = "no rubric for" if rubric is None else "a rubric for another instruction under the id"
+            raise DataError(f"the rubric file has {said} {instance!r}; it was made for other instances")
+        inputs["principles"] = rubric
     return replace(example, inputs=inputs)
 
 
-def _given_rubrics(task: Task, path: Path | None) -> dict[str, Any] | None:
+def _given_rubrics(task: Task, path: Path | None) -> dict[str, tuple[str, Any]] | None:
+    """Instruction and rubric of each instance of an exported file."""
     if path is None:
         return None
     if task.name != "rubrics":
         raise UsageError(f"--rubrics is for the task rubrics, not for {task.name}")
     from spri_dspy.tasks.rubrics import Rubric, read_export
 
-    return {instance: Rubric(**rubric) for instance, rubric in read_export(path).items()}
+    return {instance: (text, Rubric(**rubric)) for instance, (text, rubric) in read_export(path).items()}
 
 
 def _survey(
@@ -290,8 +294,9 @@ def _manifest(task: Task, program: Any, specs: Mapping[str, LMSpec], request: Re
         "task": task.name,
         "system": request.system,
         "data": _data_identity(task, request),
-        "program": fingerprint([program.dump_state(), _loop_settings(program)]),
-        "models": {role: _model_identity(spec) for role, spec in specs.items()},
+        "program": fingerprint([program.dump_state(), loop_settings(program)]),
+        "seeds": _seed_counts(program),
+        "models": {role: spec.identity for role, spec in specs.items()},
         "settings": {"paper": request.paper, **request.settings, **request.task_options},
         "seed": request.seed,
         "lms": {role: str(spec) for role, spec in specs.items()},
@@ -300,28 +305,41 @@ def _manifest(task: Task, program: Any, specs: Mapping[str, LMSpec], request: Re
 
 
 def _data_identity(task: Task, request: Request) -> dict[str, str]:
-    given = {"rubrics": file_fingerprint(request.rubrics)} if request.rubrics else {}
+    given = {"rubrics": _fingerprint_of(str(request.rubrics))} if request.rubrics else {}
     if request.text is not None:
         return {"text": fingerprint(request.text), **given}
     source = task.source(request.data)
-    return {"hub" if source.startswith("hf:") else "file": _fingerprint_of(source), **given}
+    if not source.startswith("hf:"):
+        return {"file": file_fingerprint(source), **given}
+    folder = Path(source.removeprefix("hf:").rpartition(":")[0] or source.removeprefix("hf:"))
+    local = {"folder": folder.name} if folder.is_dir() else {}
+    return {**local, "hub": _fingerprint_of(source), **given}
 
 
 def _fingerprint_of(source: str) -> str:
-    return source if source.startswith("hf:") else file_fingerprint(source)
+    """What tells a source from others: its content, or the name of a data set on the hub."""
+    if not source.startswith("hf:"):
+        return file_fingerprint(source)
+    name, _, split = source.removeprefix("hf:").partition(":")
+    if not Path(name).is_dir():
+        return source
+    files = sorted(p for p in Path(name).rglob("*") if p.is_file() and not p.name.startswith("."))
+    return fingerprint([split, [(str(p.relative_to(name)), file_fingerprint(p)) for p in files]])
+
+
+def _seed_counts(program: Any) -> dict[str, dict[str, int]]:
+    """How many seeds each predictor holds, by group; "" is no group."""
+    predictors = {name: p.demos for name, p in program.named_predictors() if p.demos}
+    return {
+        name: dict(Counter(str(d.get("group") or "") for d in demos)) for name, demos in predictors.items()
+    }
 
 
 def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in manifest.items() if k not in ("lms", "versions")}
 
 
-def _model_identity(spec: LMSpec) -> str:
-    """An LM without how it is reached: a server that moved does not make a run another run."""
-    kept = {k: v for k, v in sorted(spec.options.items()) if k not in _CONNECTION}
-    return str(LMSpec(spec.model, kept))
-
-
-def _loop_settings(program: Any) -> dict[str, list[Any]]:
+def loop_settings(program: Any) -> dict[str, list[Any]]:
     """What decides a program's course beside its prompts, by loop."""
     names = ("accept_at", "max_critiques", "keep", "on_unscored")
     loops = {name: loop for name, loop in program.named_sub_modules(CritiqueRefine)}
@@ -345,52 +363,3 @@ def _price(lms: Mapping[str, str], tokens_in: int, tokens_out: int) -> float | N
             tokens_in * info["input_cost_per_token"] + tokens_out * info.get("output_cost_per_token", 0.0)
         )
     return max(prices)
-
-
-def versions() -> dict[str, str]:
-    """Python and the packages that shape results."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "missing"
-    return found
-
-
-def examine(lms: Mapping[str, str]) -> dict[str, Any]:
-    """What `spri doctor` finds: versions, names of keys that are set, and whether each LM answers one call."""
-    from spri_dspy.lms import KEY_NAMES
-
-    return {
-        "versions": versions(),
-        "keys_set": sorted(name for name in KEY_NAMES if os.environ.get(name)),
-        "keys_not_set": sorted(name for name in KEY_NAMES if not os.environ.get(name)),
-        "lms": {
-            role: _try_lm(spec) for role, spec in ({"base": LMSpec("offline")} | check_roles(lms)).items()
-        },
-    }
-
-
-def _try_lm(spec: LMSpec) -> dict[str, Any]:
-    text = str(spec)
-    try:
-        with use_scope(Scope(retry=Retry(attempts=1))):
-            answer = load_lm(spec)("Answer with the one word: ready")
-    except Exception as error:  # whatever is wrong with an LM is what the doctor is asked for
-        lines = str(getattr(error, "message", None) or error).splitlines() or [type(error).__name__]
-        known = "" if isinstance(error, SpriError) else f"{type(error).__name__}: "
-        return {"lm": text, "ok": False, "said": known + lines[0][:200]}
-    first = answer[0]
-    said = first if isinstance(first, str) else str(first.get("text") or "")
-    return {"lm": text, "ok": bool(said.strip()), "said": " ".join(said.split())[:80] or "an empty answer"}
-
-
-def flatten(findings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The doctor's findings as lines."""
-    yield from findings["versions"].items()
-    yield "keys set", ", ".join(findings["keys_set"]) or "none"
-    yield "keys not set", ", ".join(findings["keys_not_set"]) or "none"
-    for role, answer in findings["lms"].items():
-        verdict = "answers" if answer["ok"] else "DOES NOT ANSWER"
-        yield f"{role} LM {answer['lm']}", f"{verdict}: {answer['said']}"

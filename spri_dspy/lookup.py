@@ -38,7 +38,7 @@ def lookup(kind: str, name: str, package: str, attribute: str) -> Any:
     if name in installed:
         return installed[name].load()
     raise UnknownNameError(
-        kind, name, {*_built_in(package), *installed}, "or path/to/file.py:NAME of your own"
+        kind, name, {*_built_in(package), *installed}, "Or write path/to/file.py:NAME of your own"
     )
 
 

@@ -71,7 +71,7 @@ class GenerateResponse(dspy.Signature):
     wrote the input, in plain and natural language, in at most 128 words."""
 
     user_input: str = dspy.InputField(desc="what to respond to")
-    principles: str = dspy.InputField(desc="what a good response to this input does")
+    principles: str = dspy.InputField(desc="the principles that a good response follows")
     response: str = dspy.OutputField(desc="the answer, addressed to its reader")
 
 
@@ -87,7 +87,7 @@ class CritiqueResponse(dspy.Signature):
     5 = it follows all of them fully, and reads well"""
 
     user_input: str = dspy.InputField(desc="what the response responds to")
-    principles: str = dspy.InputField(desc="the rubric: what a good response to this input does")
+    principles: str = dspy.InputField(desc="the rubric: the principles that a good response follows")
     response: str = dspy.InputField(desc="the response to judge")
     feedback: str = dspy.OutputField(desc="what works, and what to change")
     score: FivePoint = dspy.OutputField(desc="how closely the response keeps to the principles, 1 to 5")
@@ -100,7 +100,7 @@ class RefineResponse(dspy.Signature):
     most 128 words. Give only the improved response."""
 
     user_input: str = dspy.InputField(desc="what to respond to")
-    principles: str = dspy.InputField(desc="what a good response to this input does")
+    principles: str = dspy.InputField(desc="the principles that a good response follows")
     response: str = dspy.InputField(desc="the response so far")
     feedback: str = dspy.InputField(desc="a critic's feedback on it")
     improved_response: str = dspy.OutputField(desc="the improved answer, addressed to its reader")

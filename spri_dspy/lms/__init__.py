@@ -40,19 +40,15 @@ MAX_CHARS = 1500
 """`max_chars` of a model server of one's own: the longest text that another field follows where JSON answers are held
 to a schema. Twice what 128 words take; without it a small model that writes on and on never comes to its score."""
 
-_NUMBERS = (
-    "temperature",
-    "top_p",
-    "min_p",
-    "timeout",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-)
+_PENALTIES = ("presence_penalty", "frequency_penalty", "repetition_penalty")
+_NUMBERS = ("temperature", "top_p", "min_p", "timeout", *_PENALTIES)
 _PRICES = ("usd_in", "usd_out")
 _WHOLE = ("max_tokens", "top_k", "seed", "max_chars")
 _WORDS = ("format", "route", "api_base", "api_version", "reasoning_effort", "key_env")
 _KNOBS = ("latency", "jitter", "fail_rate", "unscored_rate", "garbage_rate")
+CONNECTION = ("timeout", "api_base", "key_env", "route")
+"""Options that say how an LM is reached, not what it answers."""
+
 _NOT_SENT = ("format", "route", "api_base", "key_env", "max_chars", *_PRICES)
 _LITELLM_ONLY = ("top_k", "min_p", "repetition_penalty")
 _MODEL_SERVERS = ("hosted_vllm", "vllm", "ollama", "ollama_chat", "lm_studio", "llamafile")
@@ -145,6 +141,12 @@ class LMSpec:
         """The provider part of the model."""
         return self.model.split("/", 1)[0]
 
+    @property
+    def identity(self) -> str:
+        """The LM without how it is reached: a server that moved does not make a run another run."""
+        kept = {k: v for k, v in sorted(self.options.items()) if k not in CONNECTION}
+        return str(LMSpec(self.model, kept))
+
     def __str__(self) -> str:
         """The string again, with any user name and password of the address left out."""
         shown = {k: _shown_addresses(v) if k == "api_base" else v for k, v in self.options.items()}
@@ -187,7 +189,7 @@ def _option(model: str, name: str, value: str) -> Any:
     except ValueError:
         kind = "whole number" if name in _WHOLE else "number"
         raise UsageError(f"the LM option {name}={value!r} of {model!r} must be a {kind}") from None
-    lowest = 1 if name in ("max_tokens", "max_chars") else -math.inf if name.endswith("_penalty") else 0
+    lowest = 1 if name in ("max_tokens", "max_chars") else -math.inf if name in _PENALTIES else 0
     if not math.isfinite(number) or number < lowest or (name == "timeout" and not number):
         raise UsageError(f"the LM option {name}={value!r} of {model!r} is out of range")
     return number
@@ -261,6 +263,8 @@ def _live(spec: LMSpec) -> ScopedLM:
         settings |= {"temperature": sent.get("temperature", 1.0), "max_tokens": sent.get("max_tokens", 16000)}
         if settings["temperature"] != 1.0:  # DSPy itself lets 0 pass, and the server then refuses every call
             raise UsageError(f"OpenAI's reasoning models take temperature=1 only; leave it out of {spec}")
+    if engine == "litellm":
+        import litellm  # noqa: F401 - seconds that would else count against the first call's timeout
     try:
         return ScopedLM(model, engine=engine, cache=False, num_retries=0, **settings)
     except Exception as error:

@@ -70,7 +70,7 @@ class CallCache:
             with self._lock:
                 self._db.execute(
                     "INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?)",
-                    (key, prompt_key, json.dumps(outputs), model, tokens_in, tokens_out),
+                    (key, prompt_key, json.dumps(outputs, default=_plain), model, tokens_in, tokens_out),
                 )
         except sqlite3.Error as error:
             raise DataError(
@@ -112,3 +112,8 @@ class CallCache:
         """Close the file; the cache cannot be used afterwards."""
         with self._lock:
             self._db.close()
+
+
+def _plain(value: Any) -> Any:
+    """Parts of an output that LiteLLM gives as objects of its own, such as logprobs."""
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)

@@ -28,7 +28,7 @@ from dspy.clients._deprecation import adapter_message_call
 from dspy.utils.exceptions import LMError, LMProviderError, LMUnexpectedError, is_retryable_lm_error
 
 from spri_dspy.errors import CallError, SpriError
-from spri_dspy.lms import CALL, Call
+from spri_dspy.lms import CALL, CONNECTION, Call
 from spri_dspy.lms.limits import Budget, is_refusal
 
 logger = logging.getLogger(__name__)
@@ -261,6 +261,8 @@ class ScopedLM(dspy.LM):
         sampling = {k: v for k, v in (self.kwargs | kwargs).items() if k not in _CONNECTION}
         if "rollout_id" in self.kwargs:  # a copy that an optimiser made to get fresh samples
             sampling["copy"] = self.kwargs["rollout_id"]
+        if self.spec:  # options that DSPy is not told of, such as the stand-in's knobs
+            sampling["stated"] = {k: v for k, v in self.spec.options.items() if k not in _CONNECTION}
         shape = json.dumps(sampling, sort_keys=True, default=_type_name)
         prompt = prompt_key(messages, call.rollout if call else 0)
         return Keys(hashlib.sha256(f"{self._name} {shape} {prompt}".encode()).hexdigest(), prompt)
@@ -296,7 +298,7 @@ def prompt_key(messages: Any, rollout: int) -> str:
     return hashlib.sha256(json.dumps([messages, rollout], ensure_ascii=True).encode()).hexdigest()
 
 
-_CONNECTION = frozenset({"api_key", "api_base", "timeout", "rollout_id"})
+_CONNECTION = frozenset({"api_key", "api_base", "timeout", "rollout_id", *CONNECTION})
 
 
 def _type_name(value: Any) -> str:

@@ -25,6 +25,29 @@ INPUTS = {
 }
 
 _WORDING = {
+    "generate_principles": """\
+Write the principles that a good answer to this particular post should follow to reach the aim.
+
+Tie every principle to what is special here: the people, the facts, the feelings, what is at stake, and what of it
+the aim speaks to. A principle that would fit any other post just as well is not worth writing. Put one idea on a
+line, as an instruction to the person who will write the answer. Do not write the answer itself. Use at most 128
+words in all.""",
+    "critique_principles": """\
+Judge how useful these principles are as a guide for an answer to this post that reaches the aim.
+
+Say first what they get right. Then name what they miss of the post or of the aim, what stays vague and what does
+not belong, so concretely that the writer can act on it. Use at most 128 words. Then give one whole number:
+1 = they would mislead, or say nothing about this post
+2 = mostly general advice, and central points of the post or the aim are missing
+3 = usable, with a clear gap or with lines that fit any post
+4 = specific and sound, with small things left to improve
+5 = nothing that matters is missing, and every line helps""",
+    "refine_principles": """\
+Rewrite the principles so that every point of the feedback is dealt with and an answer that follows them reaches
+the aim.
+
+Keep what the feedback praises and what it leaves alone. Add what is missing, sharpen what is vague, drop what does
+not belong. One idea on a line, at most 128 words in all. Give only the improved principles.""",
     "generate_response": """\
 Answer the post so that its narrator comes to see the situation anew, in the direction of the aim.
 

@@ -279,20 +279,20 @@ def export_row(record: Record, *, program: str, lms: Mapping[str, str]) -> dict[
     }
 
 
-def read_export(path: str | Path) -> dict[str, dict[str, Any]]:
-    """Exported rubrics by instance id.
+def read_export(path: str | Path) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Instruction and rubric of each exported instance, by its id.
 
     Raises:
         DataError: a row is no exported rubric, its text was changed since, or an instance has two.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
     for place, _, row in read_rows(path):
         if row.get("format") != FORMAT or not isinstance(row.get("rubric"), dict):
             raise DataError(
                 f"{place}: not an exported rubric of format {FORMAT}; spri export RUN --format rubrics makes them"
             )
-        instance = text(row, "id")
         try:
+            instance = text(row, "id")
             rubric = _rubric(row["rubric"]).model_dump()
         except DataError as error:
             raise DataError(f"{place}: {error}") from None
@@ -302,7 +302,7 @@ def read_export(path: str | Path) -> dict[str, dict[str, Any]]:
             )
         if instance in found:
             raise DataError(f"{place}: a second rubric for {instance!r}; leave one")
-        found[instance] = rubric
+        found[instance] = (str(row.get("instruction") or ""), rubric)
     return found
 
 

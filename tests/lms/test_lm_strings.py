@@ -1,5 +1,6 @@
 """LM strings: what they mean, what they refuse and in which words, and what an LM made of one sends."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -17,6 +18,16 @@ ADDRESS = "http://user:secret@gpu-1:8000/v1"
 
 # LiteLLM's own types warn while pydantic reads them.
 pytestmark = pytest.mark.filterwarnings("ignore:Item .* on TypedDict class:UserWarning")
+
+
+@pytest.fixture(autouse=True)
+def loop_for_litellm():
+    """LiteLLM makes an event loop when it is called without one, and never closes it."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 @pytest.mark.parametrize(
@@ -335,3 +346,12 @@ def test_loading_a_native_lm_brings_no_litellm_and_no_network():
         [sys.executable, "-c", QUIET % texts], capture_output=True, text=True, env=environment, check=False
     )
     assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr
+
+
+def test_litellm_is_loaded_with_its_lm_and_not_within_the_first_calls_timeout():
+    code = QUIET % ["hosted_vllm/m?api_base=http://gpu-1:8000/v1&route=litellm"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "True"), done.stderr

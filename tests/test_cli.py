@@ -1,0 +1,395 @@
+"""The command line as a user meets it: results alone on stdout, talk on stderr, an exit code that tells."""
+
+import json
+import os
+
+import pytest
+
+from spri_dspy.records import Record, Round, Usage, Verdict
+from spri_dspy.runs import RunDir
+from tests.command import assert_refused, files, process, spri, write
+from tests.servers.openai_mock import MockConfig
+
+POST = "My sister has not answered my letters since March."
+KEYLESS = "openai/gpt-4o-mini needs a key: set OPENAI_API_KEY in the environment"
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    """Every command runs in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+# Run directories that cannot be used
+
+
+def test_other_run_in_the_directory_is_refused_and_left_as_it_is(tmp_path, start_mock):
+    lm = f"base=hosted_vllm/mock?api_base={start_mock().base_url}"
+    assert spri("run", "reappraisal", "--limit", 1, "--run", "r", "--lm", lm)[0] == 0
+    before = files(tmp_path)
+    found = spri("run", "reappraisal", "--limit", 1, "--run", "r", "--lm", lm + "&temperature=0")
+    assert_refused(found, 2, "r holds another run (models: ", "use another --run, or --fresh")
+    after = files(tmp_path)
+    assert {p.name: v for p, v in after.items() if p.suffix in (".json", ".jsonl")} == {
+        p.name: v for p, v in before.items() if p.suffix in (".json", ".jsonl")
+    }
+    assert (
+        spri("run", "reappraisal", "--limit", 1, "--run", "r", "--lm", lm + "&temperature=0", "--fresh")[0]
+        == 0
+    )
+
+
+def test_folder_of_other_files_is_refused_and_left_as_it_is(tmp_path):
+    write(tmp_path / "thesis.tex", "ten years")
+    assert_refused(spri("run", "reappraisal", "--run", "."), 2, ". holds other files and no run")
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_file_in_place_of_the_run_directory_is_refused(tmp_path):
+    write(tmp_path / "file", "precious")
+    assert_refused(spri("run", "reappraisal", "--run", "file"), 2, "file is a file; name a directory")
+
+
+# LMs that every example would fail on
+
+
+@pytest.mark.parametrize("route", ["native", "litellm"])  # LiteLLM likes to print advice on stdout
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (MockConfig(api_key="another"), "Incorrect API key provided"),
+        (MockConfig(models=["another"]), "The model does not exist"),
+    ],
+    ids=["401", "404"],
+)
+def test_refusing_server_stops_the_run_with_exit_3_in_one_line(tmp_path, start_mock, config, said, route):
+    lm = f"base=hosted_vllm/mock?api_base={start_mock(config).base_url}&route={route}"
+    found = spri("run", "reappraisal", "--run", "r", "--lm", lm)
+    assert_refused(found, 3, "every example would fail: ", said, "check the LM's key, model and address")
+    assert RunDir.read(tmp_path / "r").finished() == set()
+
+
+def test_failed_examples_make_exit_1_until_they_succeed(tmp_path, start_mock):
+    broken, sound = start_mock(MockConfig(rates={"null_content": 1.0})), start_mock()
+    command = ["run", "reappraisal", "--limit", 2, "--run", "r", "--lm"]
+    for _ in range(2):
+        code, out, err = spri(*command, f"base=hosted_vllm/mock?api_base={broken.base_url}")
+        assert code == 1
+        assert "0 done, 2 failed" in out and out.count("UnreadableAnswer: ") == 2
+        assert "2 failed; the same command with --retry-errors runs what failed once more" in err
+    assert "0 examples run; 2 were finished before" in err
+    code, out, err = spri(*command, f"base=hosted_vllm/mock?api_base={sound.base_url}", "--retry-errors")
+    assert code == 0 and "2 done, 0 failed" in out
+
+
+# What a run prints
+
+
+def test_json_prints_records_on_stdout_and_talk_on_stderr(tmp_path):
+    code, out, err = spri("run", "reappraisal", "--limit", 3, "--run", "r", "--json")
+    records = [Record.from_json(json.loads(line)) for line in out.splitlines()]
+    assert code == 0 and records == list(RunDir.read(tmp_path / "r").records()) and len(records) == 3
+    assert err == "spri: 3 examples run. Look at one: spri show r ID\n"
+
+
+def test_stand_in_is_announced_by_the_real_process_and_not_on_stdout(tmp_path):
+    done = process("run", "reappraisal", "--limit", 1, "--run", "r", "--json")
+    said = done.stderr.decode().splitlines()
+    assert done.returncode == 0 and json.loads(done.stdout)["id"]
+    assert said[0].startswith("spri: offline stand-in: rule-based text, not a language model")
+    assert said[1:] == ["spri: 1 example run. Look at one: spri show r ID"]
+
+
+def test_same_command_again_runs_nothing_and_prints_the_same():
+    first = spri("run", "reappraisal", "--limit", 2, "--run", "r", "--json")
+    again = spri("run", "reappraisal", "--limit", 2, "--run", "r", "--json")
+    assert again[:2] == first[:2]
+    assert again[2] == "spri: 0 examples run; 2 were finished before. Look at one: spri show r ID\n"
+
+
+def test_run_without_a_directory_makes_one_and_says_which(tmp_path):
+    _, _, err = spri("run", "reappraisal", "--limit", 1)
+    (made,) = (tmp_path / "runs").iterdir()
+    assert f"spri show runs/{made.name} ID" in err
+    assert "1 were finished before" in spri("run", "reappraisal", "--limit", 1)[2]
+
+
+def test_text_is_answered_in_full():
+    code, out, _ = spri("run", "reappraisal", "--text", POST, "--run", "r")
+    assert code == 0
+    for part in (POST, "principles", "response", "accepted"):
+        assert part in out
+
+
+def test_table_fits_120_columns_and_shows_whole_ids():
+    code, out, _ = spri("run", "reappraisal", "--run", "r")
+    lines = out.splitlines()
+    assert code == 0 and max(map(len, lines)) <= 120
+    assert lines[0].split() == ["id", "group", "principles", "response", "answer"]
+    found = {line.split()[0]: line for line in lines[1:-1]}
+    records = {r.id: r for r in RunDir.read("r").records()}
+    assert set(found) == set(records)
+    for name, line in found.items():
+        assert records[name].group in line and line.count("accepted") == 2
+        assert line.rstrip().endswith("…") and len(line.rstrip()) > 100
+    assert (
+        lines[-1]
+        == f"{len(records)} done, 0 failed: {len(records)} principles accepted, {len(records)} response accepted"
+    )
+
+
+def test_long_run_shows_its_first_rows_and_the_count_of_the_others(tmp_path, start_mock):
+    data = write(tmp_path / "posts.jsonl", *({"id": f"p{n}", "post": f"{POST} {n}"} for n in range(23)))
+    lm = f"base=hosted_vllm/mock?api_base={start_mock().base_url}"
+    _, out, _ = spri("run", "reappraisal", "--data", data, "--run", "r", "--lm", lm)
+    lines = out.splitlines()
+    assert sum(line.startswith("p") for line in lines) == 20
+    assert "... and 3 more" in lines and lines[-1].startswith("23 done, 0 failed")
+
+
+def test_dry_run_prints_calls_and_writes_nothing(tmp_path, start_mock):
+    mock = start_mock()
+    lm = f"base=hosted_vllm/mock?api_base={mock.base_url}"
+    code, out, _ = spri("run", "reappraisal", "--limit", 3, "--run", "r", "--dry-run", "--lm", lm)
+    assert code == 0
+    assert "3 examples of reappraisal" in out and "LM calls: 12 to " in out
+    assert out.endswith("nothing was run and nothing was written\n")
+    code, out, _ = spri("run", "reappraisal", "--limit", 3, "--run", "r", "--dry-run", "--json", "--lm", lm)
+    forecast = json.loads(out)
+    assert forecast["examples"] == 3
+    assert forecast["calls"]["fewest"] <= forecast["calls"]["typical"] <= forecast["calls"]["most"]
+    assert mock.stats.received == 0 and list(tmp_path.iterdir()) == []
+
+
+def test_command_alone_prints_its_help():
+    code, out, err = spri()
+    assert (code, err) == (0, "")
+    assert out.startswith("Usage: spri") and "show" in out and "doctor" in out
+
+
+# Looking at one example
+
+
+def make_record(**fields):
+    trace = (
+        Round("principles", "first draft", Verdict("too short", 2)),
+        Round("principles", "second draft", Verdict("silent", None)),
+        Round("principles", "second draft", Verdict("better", 4), 1),
+        Round("response", "the letter", Verdict("good", 5)),
+    )
+    known = {
+        "id": "a",
+        "inputs": {"post": POST},
+        "outputs": {"principles": "second draft", "response": "the letter"},
+        "stop_reasons": {"principles": "accepted", "response": "accepted"},
+        "trace": trace,
+        "usage": {"base": Usage(3, 0, 10, 20), "critic": Usage(4, 1, 30, 40)},
+        "seconds": 1.5,
+        "group": "family",
+    }
+    return Record(**{**known, **fields})
+
+
+def write_run(*records):
+    with RunDir.create("r", {}) as run:
+        for record in records:
+            run.append(record)
+
+
+def in_order(text, *parts):
+    place = 0
+    for part in parts:
+        found = text.find(part, place)
+        assert found >= 0, f"{part!r} is not in {text[place:]!r}"
+        place = found + len(part)
+
+
+def test_show_tells_an_example_in_the_order_in_which_it_went():
+    write_run(make_record())
+    code, out, err = spri("show", "r", "a")
+    assert (code, err) == (0, "")
+    in_order(
+        out,
+        "a · family",
+        POST,
+        "principles: draft",
+        "first draft",
+        "score 2",
+        "too short",
+        "principles: refined",
+        "second draft",
+        "no readable score",
+        "silent",
+        "score 4, asked again (1)",
+        "better",
+        "response: draft",
+        "the letter",
+        "score 5",
+        "principles ended: accepted",
+        "base: 3 calls, 10 tokens in, 20 out",
+        "critic: 4 calls + 1 from the cache",
+    )
+    assert out.count("second draft") == 1 and "kept" not in out
+
+
+def test_show_tells_which_candidate_was_kept_where_it_is_not_the_last():
+    trace = (
+        Round("response", "the better one", Verdict("f", 3)),
+        Round("response", "the last", Verdict("f", 1)),
+    )
+    write_run(make_record(trace=trace, outputs={"response": "the better one"}))
+    in_order(spri("show", "r", "a")[1], "the better one", "the last", "response: kept", "the better one")
+
+
+def test_show_prefers_an_example_that_was_refined():
+    write_run(make_record(id="plain", trace=make_record().trace[-1:]), make_record(id="refined"))
+    assert "refined · family" in spri("show", "r")[1]
+
+
+def test_show_of_a_failed_example_says_why():
+    write_run(Record("a", {"post": POST}, error="LMServerError: the server had [an] error"))
+    in_order(spri("show", "r", "a")[1], POST, "error", "LMServerError: the server had [an] error")
+
+
+def test_show_of_an_unknown_id_is_one_line_with_the_menu():
+    write_run(make_record(id="a"), make_record(id="b"))
+    assert_refused(spri("show", "r", "c"), 2, "r has no finished example 'c'; it has a, b")
+
+
+def test_show_of_a_run_without_records_is_one_line():
+    write_run()
+    assert_refused(spri("show", "r"), 2, "r has no finished example yet")
+    assert_refused(spri("show", "r", "a"), 2, "it has none yet")
+
+
+def test_show_as_json_is_the_record():
+    write_run(make_record())
+    assert Record.from_json(json.loads(spri("show", "r", "a", "--json")[1])) == make_record()
+
+
+HOSTILE = "[bold]no markup[/] [/wrong] :smile: \x1b]0;title\x07\x1b[31mred half \ud800 a tab\there"
+
+
+def test_text_that_would_command_the_terminal_is_shown_and_not_obeyed():
+    hostile = make_record(
+        id="[/x]",
+        group="[red]",
+        inputs={"post": HOSTILE},
+        outputs={"response": HOSTILE},
+        trace=(Round("response", HOSTILE, Verdict(HOSTILE, 5)),),
+    )
+    write_run(hostile)
+    for command in (("show", "r"), ("show", "r", "[/x]")):
+        code, out, err = spri(*command)
+        assert (code, err) == (0, "")
+        assert out.count("[bold]no markup[/] [/wrong] :smile:") == 3 and "[/x] · [red]" in out
+        assert "\x1b" not in out and "\x07" not in out
+
+
+def test_hostile_text_is_printed_as_json_by_a_process_of_any_encoding():
+    write_run(make_record(inputs={"post": HOSTILE + " café 世"}))
+    for encoding in ("utf-8", "ascii", "latin-1"):
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        done = process("show", "r", "a", "--json", env=environment)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.decode(encoding))["inputs"]["post"] == HOSTILE + " café 世"
+        assert process("show", "r", "a", env=environment).returncode == 0
+
+
+def test_reader_that_goes_away_makes_no_noise():
+    write_run(*(make_record(id=f"p{n}", inputs={"post": POST * 200}) for n in range(100)))
+    code = "from spri_dspy.cli import main; import sys, os, signal; os.dup2(int(sys.argv.pop()), 1); main()"
+    for command in (["show", "r", "p99"], ["show", "r", "--json"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = process(*command, writer, code=code, pass_fds=[writer])
+        os.close(writer)
+        assert done.stderr == b""
+
+
+# The doctor
+
+
+def test_doctor_works_with_nothing_set_up():
+    code, out, err = spri("doctor")
+    lines = dict(line.split(": ", 1) for line in out.splitlines())
+    assert (code, err) == (0, "")
+    assert lines["keys set"] == "none" and "OPENAI_API_KEY" in lines["keys not set"]
+    assert lines["python"].startswith("3.") and lines["dspy"].startswith("3.")
+    assert lines["base LM offline"].startswith("answers: ")
+
+
+def test_doctor_calls_the_lms_named_and_shows_names_of_keys_and_no_values(start_mock, monkeypatch):
+    monkeypatch.setenv("HOSTED_VLLM_API_KEY", "sk-secret")
+    good, bad = start_mock(MockConfig(api_key="sk-secret")), start_mock(MockConfig(api_key="another"))
+    lms = [
+        f"--lm={role}=hosted_vllm/mock?api_base={mock.base_url}"
+        for role, mock in (("base", good), ("critic", bad))
+    ]
+    code, out, err = spri("doctor", *lms)
+    assert code == 3
+    assert "keys set: HOSTED_VLLM_API_KEY\n" in out
+    assert f"base LM hosted_vllm/mock?api_base={good.base_url}: answers: " in out
+    assert f"critic LM hosted_vllm/mock?api_base={bad.base_url}: DOES NOT ANSWER: LMAuthError: " in out
+    assert "sk-secret" not in out + err
+    assert (good.stats.received, bad.stats.received) == (1, 1)
+    code, out, err = spri("doctor", "--json", *lms)
+    found = json.loads(out)
+    assert (code, found["lms"]["base"]["ok"], found["lms"]["critic"]["ok"]) == (3, True, False)
+    assert found["keys_set"] == ["HOSTED_VLLM_API_KEY"] and "sk-secret" not in out + err
+
+
+@pytest.mark.parametrize(
+    "fault", ["server_error", "cut_before_headers", "empty_body", "no_choices", "null_content"]
+)
+def test_doctor_asks_a_broken_server_once_and_says_what_came(start_mock, fault):
+    mock = start_mock(MockConfig(rates={fault: 1.0}))
+    code, out, _ = spri("doctor", "--lm", f"base=hosted_vllm/mock?api_base={mock.base_url}&timeout=5")
+    assert code == 3 and "DOES NOT ANSWER: " in out
+    assert mock.stats.received == 1
+
+
+def test_doctor_says_which_key_is_missing():
+    code, out, _ = spri("doctor", "--lm", "base=openai/gpt-4o-mini")
+    assert code == 3 and f"base LM openai/gpt-4o-mini: DOES NOT ANSWER: {KEYLESS}" in out
+
+
+# What starting takes
+
+CLOSED_NETWORK = """
+import socket, sys
+def closed(*args, **kwargs):
+    raise SystemExit(f"reached for the network: {args}")
+socket.getaddrinfo = socket.create_connection = socket.socket.connect = closed
+from spri_dspy.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("command", ["--help", "run reappraisal --limit 2 --run r", "doctor"])
+def test_commands_reach_for_no_network(command):
+    done = process(*command.split(), code=CLOSED_NETWORK)
+    assert done.returncode == 0, done.stderr
+
+
+HEAVY = """
+import sys
+from spri_dspy.cli import main
+try:
+    main()
+finally:
+    heavy = {"dspy", "litellm", "datasets", "scipy", "numpy", "pandas", "rich.table"}
+    print(sorted(heavy & set(sys.modules)), file=sys.stderr)
+"""
+
+
+def test_help_loads_nothing_heavy():
+    done = process("--help", code=HEAVY)
+    assert (done.returncode, done.stderr) == (0, b"[]\n")
+    assert done.stdout.startswith(b"Usage: spri")
+
+
+def test_show_loads_no_lm_library():
+    write_run(make_record())
+    done = process("show", "r", "a", code=HEAVY)
+    assert (done.returncode, done.stderr) == (0, b"['rich.table']\n") or done.stderr == b"[]\n"

@@ -1,0 +1,383 @@
+"""`spri judge` as a user meets it: judged runs beside the run, estimates on stdout, one line for what is wrong."""
+
+import json
+import logging
+import sys
+
+import pytest
+
+from spri_dspy import cli
+from spri_dspy.records import Record
+from spri_dspy.runs import RunDir, fingerprint
+from tests.data import data_file, rows
+from tests.judge_parts import REAPPRAISAL, answer_record, make_run, reappraised, rubric
+from tests.servers.openai_mock import MockConfig
+
+POST = REAPPRAISAL["post"]
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    logger = logging.getLogger("spri_dspy")
+    level = logger.level
+    yield
+    logger.setLevel(level)
+
+
+@pytest.fixture
+def spri(monkeypatch, capsys):
+    """A function that runs one command: exit code, stdout, stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["spri", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        out, err = capsys.readouterr()
+        return left.value.code, out, err
+
+    return call
+
+
+def judged(path="r"):
+    """The one judged run beside a run."""
+    (found,) = (RunDir.read(folder) for folder in sorted((RunDir.read(path).path / "judged").iterdir()))
+    return found
+
+
+def refused(found, *said):
+    code, out, err = found
+    assert code == 2 and out == "", err
+    assert err.count("\n") == 1
+    for words in said:
+        assert words in err, err
+
+
+def test_run_is_judged_and_told_by_criterion_and_group(spri):
+    make_run(reappraised("a"), reappraised("b", "g2"), Record("c", {"post": POST}, error="CallError: no"))
+    code, out, err = spri("judge", "r")
+    assert code == 0, err
+    table = [line.split() for line in out.splitlines()]
+    assert table[0] == ["criterion", "group", "value", "95", "%", "interval", "scored"]
+    named = [line for line in table if line[0] in ("alignment", "empathy", "harmful", "factuality")]
+    assert [line[:2] for line in named[:4]] == [
+        [n, "all"] for n in ("alignment", "empathy", "harmful", "factuality")
+    ]
+    assert all(line[-3:] == ["2", "of", "2"] for line in named[:4])
+    assert [line[0] for line in table[2:4]] == ["g1", "g2"]
+    assert out.count("and human scores: no labels") == 4
+    assert "1 examples of the run failed and were not judged" in err
+    records = {r.id: r for r in judged().records()}
+    assert set(records) == {"a", "b"}
+    assert records["a"].outputs["judge"] == {"name": "reappraisal", "version": "reappraisal/1"}
+    assert records["a"].labels["standards"] == "- Names one step."
+
+
+def test_judged_run_is_named_after_what_decides_it(spri):
+    make_run(reappraised(), program="0123", data={"file": "4567"})
+    spri("judge", "r", "--set", "samples=2")
+    manifest = judged().manifest
+    assert (manifest["judge"], manifest["judge_version"]) == ("reappraisal", "reappraisal/1")
+    assert manifest["parent"]["program"] == "0123" and manifest["data"] == {"file": "4567"}
+    assert manifest["settings"] == {"samples": 2, "logprobs": 0, "swap": False}
+    left_out = ("schema", "created", "lms", "versions")
+    identity = {k: v for k, v in manifest.items() if k not in left_out}
+    assert judged().path.name == f"reappraisal-{fingerprint(identity)[:8]}"
+
+
+def test_same_command_resumes_and_another_setting_is_another_judged_run(spri):
+    make_run(reappraised("a"))
+    spri("judge", "r")
+    with RunDir.create("r", RunDir.read("r").manifest) as run:
+        run.append(reappraised("b"))
+    code, out, err = spri("judge", "r")
+    assert code == 0 and "1 judged; 1 were judged before" in err and "2 of 2" in out
+    code, _, err = spri("judge", "r", "--fresh")
+    assert code == 0 and "2 judged." in err
+    spri("judge", "r", "--set", "swap=true")
+    assert len(list((RunDir.read("r").path / "judged").iterdir())) == 2
+
+
+def test_answers_of_a_run_made_anew_are_judged_anew(spri):
+    make_run(reappraised("a"), created="2026-01-01T00:00:00+00:00")
+    spri("judge", "r")
+    with RunDir.create(
+        "r", {**RunDir.read("r").manifest, "created": "2026-02-01T00:00:00+00:00"}, fresh=True
+    ) as run:
+        run.append(reappraised("a"))
+    _, _, err = spri("judge", "r")
+    assert "1 judged." in err
+
+
+def test_json_is_one_object_with_estimates(spri):
+    scores = (5, 1, 3, 4)
+    make_run(
+        *(answer_record(name, score) for name, score in zip("abcd", scores, strict=True)), task="rubrics"
+    )
+    code, out, _ = spri("judge", "r", "--json")
+    told = json.loads(out)
+    assert code == 0 and out.count("\n") == 1
+    assert (told["judge"], told["judge_version"], told["judged_run"]) == ("generic", "generic/1", "r")
+    (finding,) = told["findings"]
+    assert finding["criterion"] == "score"
+    assert finding["overall"]["n"] == 4 and finding["overall"]["coverage"] == 1.0
+    assert finding["agreement"][0]["name"] == "pearson" and finding["agreement"][0]["reason"] != "no labels"
+
+
+def test_agreement_with_people_is_told(spri, start_mock):
+    given = {"Lima, a.": 1, "Lima, b.": 5, "Lima, c.": 2, "Lima, d.": 4}
+
+    def reply(messages, body):
+        return next(f"Feedback: so [RESULT] {n}" for text, n in given.items() if text in str(messages))
+
+    mock = start_mock(reply=reply)
+    make_run(
+        answer_record("a", 1),
+        answer_record("b", 5),
+        answer_record("c", 2),
+        answer_record("d"),
+        task="rubrics",
+    )
+    lm = f"judge=hosted_vllm/m?api_base={mock.base_url}&format=result_tag"
+    code, out, err = spri("judge", "r", "--lm", lm)
+    assert code == 0, err
+    assert "score and human scores: pearson 1.00" in out and "3 of 4" in out
+
+
+def test_dry_run_says_what_it_takes_and_writes_nothing(spri):
+    make_run(*(reappraised(name) for name in "abc"))
+    code, out, _ = spri("judge", "r", "--dry-run", "--limit", 2, "--set", "samples=5", "--set", "swap=true")
+    assert code == 0
+    assert "2 examples of r, judge reappraisal/1" in out and "LM calls: 80 to 240" in out
+    assert "nothing was run" in out and not (RunDir.read("r").path / "judged").exists()
+    _, out, _ = spri("judge", "r", "--dry-run", "--json")
+    assert json.loads(out)["calls"] == {"fewest": 12, "most": 36}
+    assert json.loads(out)["usd_typical"] == 0.0
+
+
+def test_limit_judges_the_first_that_finished(spri):
+    make_run(*(reappraised(name) for name in "abc"))
+    spri("judge", "r", "--limit", 2)
+    assert {r.id for r in judged().records()} == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("label", "Is the data's city right?"),
+        ("run", "Is the run's city right?"),
+        ("own.txt", "Is it short?"),
+    ],
+)
+def test_rubric_comes_from_where_it_is_said_to(spri, tmp_path, source, shown):
+    (tmp_path / "own.txt").write_text("Is it short?")
+    make_run(answer_record(), task="rubrics")
+    code, _, err = spri("judge", "r", "--judge", "rubric", "--set", f"rubric={source}")
+    assert code == 0, err
+    (record,) = judged().records()
+    assert record.inputs["rubric"].startswith(shown) and "reference_answer" not in record.inputs
+
+
+def test_exported_rubrics_are_used_by_instance(spri):
+    make_run(answer_record(), task="rubrics", program="0123")
+    assert spri("export", "r", "--format", "rubrics", "--out", "rubrics.jsonl")[0] == 0
+    code, _, err = spri("judge", "r", "--judge", "rubric", "--set", "rubric=rubrics.jsonl")
+    assert code == 0, err
+    (record,) = judged().records()
+    assert record.inputs["rubric"].startswith("Is the run's city right?")
+
+
+def test_reference_answer_is_shown_on_request(spri):
+    make_run(answer_record(), task="rubrics")
+    settings = ("--set", "rubric=label", "--set", "reference=true")
+    assert spri("judge", "r", "--judge", "rubric", *settings)[0] == 0
+    (record,) = judged().records()
+    assert record.inputs["reference_answer"] == "It is Lima."
+
+
+def test_panel_of_judges_and_rubrics_is_one_judged_run(spri):
+    make_run(answer_record("a"), answer_record("b"), task="rubrics")
+    asked = (
+        "--judge",
+        "rubric",
+        "--judge",
+        "generic",
+        "--set",
+        "rubric=label,run",
+        "--set",
+        "combine=median",
+    )
+    code, out, err = spri("judge", "r", *asked)
+    assert code == 0, err
+    assert judged().manifest["judge_version"] == "panel/1 median of rubric/1 + generic/1"
+    (first, _) = judged().records()
+    members = first.outputs["details"]["score"]["members"]
+    assert [m["judge"] for m in members] == ["rubric/1", "generic/1"] and len(members[0]["by_rubric"]) == 2
+    assert first.usage["judge"].calls == 3
+    assert "score" in out.split()
+
+
+def test_several_lms_are_a_panel(spri):
+    make_run(reappraised())
+    code, _, err = spri("judge", "r", "--lm", "judge=offline", "--lm", "judge=offline?temperature=0.1")
+    assert code == 0, err
+    manifest = judged().manifest
+    assert manifest["models"] == {"judge": "offline", "judge2": "offline?temperature=0.1"}
+    (record,) = judged().records()
+    assert record.usage["judge"].calls == 8
+
+
+def test_response_of_the_system_is_judged_where_the_data_has_no_answer(spri):
+    make_run(
+        Record("a", {"instruction": "Name the capital."}, {"response": "Lima.", "principles": "Be short."}),
+        task="sft",
+    )
+    assert spri("judge", "r")[0] == 0
+    assert next(judged().records()).inputs == {"instruction": "Name the capital.", "answer": "Lima."}
+
+
+def test_post_and_aim_are_the_instruction_of_a_generic_judge(spri):
+    make_run(reappraised())
+    assert spri("judge", "r", "--judge", "generic")[0] == 0
+    assert next(judged().records()).inputs["instruction"] == f"post:\n{POST}\n\naim:\nFind a next step."
+
+
+def test_judge_of_the_run_is_asked_if_none_is_named(spri):
+    make_run(reappraised(), lms={"base": "offline", "judge": "offline?seed=7"})
+    spri("judge", "r")
+    assert judged().manifest["lms"] == {"judge": "offline?seed=7"}
+
+
+def test_instances_without_an_answer_are_passed_over_and_said(spri):
+    written = Record("b", {"instruction": "x"}, {"principles": rubric("a")})
+    make_run(answer_record(), written, task="rubrics")
+    code, out, err = spri("judge", "r")
+    assert code == 0 and "1 of 1" in out
+    assert "1 examples of the run have no answer" in err
+
+
+def test_failed_judgement_is_counted_and_ends_with_one(spri, tmp_path):
+    (tmp_path / "broken.py").write_text(
+        "from spri_dspy.errors import CallError\n"
+        "from spri_dspy.judges.generic import GenericJudge\n"
+        "class Broken(GenericJudge):\n"
+        "    name = 'broken'\n"
+        "    async def aforward(self, group=None, **inputs):\n"
+        "        if 'b.' in inputs['answer']:\n"
+        "            raise CallError('no answer')\n"
+        "        return await super().aforward(group, **inputs)\n"
+    )
+    make_run(answer_record("b"), path="all", task="rubrics")
+    code, out, _ = spri("judge", "all", "--judge", "broken.py:Broken")
+    assert code == 1 and "0 of 1" in out
+    make_run(answer_record("a"), answer_record("b"), task="rubrics")
+    code, out, err = spri("judge", "r", "--judge", "broken.py:Broken")
+    assert code == 1 and "1 failed; the same command with --retry-errors" in err
+    assert "1 of 2" in out
+    code, _, err = spri("judge", "r", "--judge", "broken.py:Broken", "--retry-errors")
+    assert code == 1 and "1 judged; 1 were judged before" in err
+
+
+def test_unknown_model_stops_at_once(spri, start_mock):
+    mock = start_mock(MockConfig(models=["other"]))
+    make_run(*(reappraised(name) for name in "abc"))
+    code, out, err = spri("judge", "r", "--lm", f"judge=hosted_vllm/m?api_base={mock.base_url}")
+    assert code == 3 and out == "" and "every example would fail" in err
+    assert not list(judged().records())
+
+
+def test_spent_budget_keeps_what_is_finished(spri, start_mock):
+    mock = start_mock()
+    make_run(*(reappraised(name) for name in "abc"))
+    lm = f"judge=hosted_vllm/m?api_base={mock.base_url}"
+    asked = ("judge", "r", "--judge", "generic", "--set", "samples=4", "--lm", lm, "--concurrency", 1)
+    code, _, err = spri(*asked, "--max-calls", 5)
+    assert code == 4 and "the budget of 5 LM calls is spent" in err
+    code, _, err = spri(*asked)
+    assert code == 0, err
+    assert mock.stats.n_answered == 12
+
+
+def test_leaky_run_is_refused_and_marked_if_allowed(spri):
+    make_run(reappraised(), leaks=["'seed 1' of 'seeds' and 'a' of 'evaluation' (exact, 1.00)"])
+    refused(spri("judge", "r"), "evaluation inputs are among its seeds", "--allow-leak")
+    code, _, err = spri("judge", "r", "--allow-leak")
+    assert code == 0 and "marked: evaluation inputs were among the run's seeds" in err
+    assert judged().manifest["leaks"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nowhere",), "nowhere is no run directory: it has no manifest.json"),
+        (("empty",), "empty has no answer to judge: none finished"),
+        (("failed",), "failed has no answer to judge: 1 failed"),
+        (("r", "--judge", "oracle"), "unknown judge 'oracle'; known: generic, reappraisal, rubric"),
+        (("r", "--judge", "rubric"), "the judge rubric needs a rubric: --set rubric=label"),
+        (("r", "--judge", "rubric", "--set", "rubric=gone.txt"), "no such rubric: 'gone.txt'"),
+        (("r", "--set", "rubric=label"), "the judge reappraisal takes no rubric; --judge rubric does"),
+        (("r", "--set", "reference=true"), "takes no reference answer"),
+        (("r", "--set", "reference=maybe"), "reference must be true or false, not 'maybe'"),
+        (
+            ("r", "--judge", "rubric", "--set", "rubric=label", "--set", "reference=true"),
+            "has no reference_answer",
+        ),
+        (("r", "--set", "sample=5"), "unknown setting of the judge reappraisal 'sample'"),
+        (("r", "--set", "samples=0"), "samples must be at least 1"),
+        (("r", "--lm", "base=offline"), "spri judge asks the role judge only, not 'base'"),
+        (("r", "--lm", "judge=offline", "--lm", "judge=offline"), "one is named twice"),
+        (("r", "--judge", "generic", "--judge", "generic"), "one is named twice"),
+        (("r", "--limit", "0"), "--limit must be at least 1"),
+        (("r", "--concurrency", "0"), "--concurrency must be at least 1"),
+        (
+            ("bare", "--judge", "reappraisal"),
+            "example 'a' has no standards, which the judge reappraisal is shown",
+        ),
+        (("bare", "--judge", "rubric", "--set", "rubric=label"), "example 'a' has no rubric from 'label'"),
+    ],
+)
+def test_wrong_input_is_one_line(spri, arguments, said):
+    make_run(reappraised())
+    make_run(path="empty")
+    make_run(Record("a", {"post": POST}, error="CallError: no"), path="failed")
+    make_run(Record("a", {"post": POST}, {"response": "Write."}), path="bare")
+    refused(spri("judge", *arguments), said)
+
+
+def test_judged_run_is_not_judged_again(spri):
+    make_run(reappraised())
+    spri("judge", "r")
+    refused(spri("judge", judged().path), "is a judged run itself")
+
+
+def test_judged_run_can_be_shown(spri):
+    make_run(reappraised())
+    spri("judge", "r")
+    code, out, _ = spri("show", judged().path)
+    assert code == 0 and "alignment" in out and "standards" in out
+
+
+def test_built_in_examples_go_from_run_to_estimates(spri):
+    assert spri("run", "reappraisal", "--limit", 2, "--run", "r")[0] == 0
+    code, out, err = spri("judge", "r", "--set", "swap=true")
+    assert code == 0, err
+    assert "order gap" in out and "2 of 2" in out
+
+
+@pytest.mark.parametrize(
+    ("task", "file", "asked"),
+    [
+        ("reappraisal", "reappraisal/eval_30.jsonl", ()),
+        ("rubrics", "rubrics/prometheus_vicuna.jsonl", ("rubric=label", "swap=true", "reference=true")),
+        ("sft", "sft/user_instructions_252.jsonl", ("samples=2",)),
+    ],
+)
+def test_real_rows_go_from_run_to_estimates(spri, tmp_path, task, file, asked):
+    given = rows(data_file(file))[:3]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+    assert spri("run", task, "--data", "rows.jsonl", "--run", "r")[0] == 0
+    settings = [word for setting in asked for word in ("--set", setting)]
+    judge = ("--judge", "rubric") if task == "rubrics" else ()
+    code, out, err = spri("judge", "r", *judge, *settings)
+    assert code == 0, err
+    assert "3 of 3" in out and ("order gap" in out) == ("swap=true" in asked)
