@@ -22,6 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from spri_dspy.errors import DataError, RunMismatchError, UsageError
 from spri_dspy.records import SCHEMA, Record
 
@@ -246,7 +248,7 @@ def file_fingerprint(path: str | Path) -> str:
 
 def _record(line: bytes) -> Record | None:
     try:
-        record = Record.from_json(json.loads(line))
+        record = Record.from_json(_loads(line))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # what a broken line may raise
         return None
     shapes: list[tuple[Any, type]] = [(record.id, str), (record.inputs, dict), (record.outputs, dict)]
@@ -264,6 +266,14 @@ def _refuse_foreign(folder: Path) -> None:
     there = {p.name for p in folder.iterdir()} if folder.exists() else set[str]()
     if MANIFEST not in there and there - {LOCK, PARTIAL}:
         raise UsageError(f"{folder} holds other files and no run; name an empty or a new directory")
+
+
+def _loads(line: bytes) -> Any:
+    """JSON, several times as fast as the standard library where the line holds nothing unusual."""
+    try:
+        return orjson.loads(line)
+    except ValueError:  # half a surrogate pair, or really broken: the standard library decides
+        return json.loads(line)
 
 
 def _last_line_start(file: Any) -> int:
