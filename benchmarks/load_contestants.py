@@ -165,8 +165,8 @@ def lockstep(url: str, count: int, slots: int) -> None:
 CONTESTANTS = {f.__name__: f for f in (engine, aiohttp_loop, dspy_native, dspy_litellm, lockstep)}
 
 
-def main(argv: list[str]) -> int:
-    """Run one contestant; prints seconds, CPU seconds and peak memory."""
+def run_alone(argv: list[str]) -> int:
+    """Run one contestant in this process; prints seconds, CPU seconds and peak memory."""
     name, url, count, slots = argv[0], argv[1], int(argv[2]), int(argv[3])
     if name in ("engine", "dspy_native", "dspy_litellm"):
         import dspy  # noqa: F401 - importing is not part of the race
@@ -185,4 +185,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_alone(sys.argv[1:]))

@@ -1,84 +1,22 @@
 """What the tests of the offline stand-in share: a post, the six stages, and one parsed answer."""
 
-import enum
-import os
 import re
 from typing import Literal
-
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 import dspy
 import pydantic
 from dspy.lm15 import Config, Message, Request
 
+from spri_dspy.adapters import STYLES as ADAPTERS
 from spri_dspy.lms.offline import OfflineEngine
+from spri_dspy.signatures import BASE
 
 POST = """I failed my driving test for the third time today and I shouted at my father in the car. He only wanted
 to help. My hands still shake when I think about the examiner, and I am ashamed of the shouting. My sister says I
 should book the next lesson at once, but the money is gone and my boss gave me extra shifts until the holidays.
 I do not know how to tell my father that I am sorry without starting the quarrel again."""
 
-STYLES = {
-    "chat": lambda: dspy.ChatAdapter(use_json_adapter_fallback=False),
-    "json": dspy.JSONAdapter,
-    "schema": dspy.JSONAdapter,
-}
-
-
-class Draft(dspy.Signature):
-    """Write principles. Use at most 128 words."""
-
-    post: str = dspy.InputField()
-    aim: str = dspy.InputField()
-    principles: str = dspy.OutputField(desc="one a line")
-
-
-class Critique(dspy.Signature):
-    """Judge the principles."""
-
-    post: str = dspy.InputField()
-    aim: str = dspy.InputField()
-    principles: str = dspy.InputField()
-    feedback: str = dspy.OutputField()
-    score: Literal[1, 2, 3, 4, 5] = dspy.OutputField()
-
-
-class Refine(dspy.Signature):
-    """Improve the principles."""
-
-    post: str = dspy.InputField()
-    aim: str = dspy.InputField()
-    principles: str = dspy.InputField()
-    feedback: str = dspy.InputField()
-    improved_principles: str = dspy.OutputField()
-
-
-class Respond(dspy.Signature):
-    """Answer the post."""
-
-    post: str = dspy.InputField()
-    principles: str = dspy.InputField()
-    response: str = dspy.OutputField()
-
-
-class CritiqueResponse(dspy.Signature):
-    """Judge the response by the principles."""
-
-    post: str = dspy.InputField()
-    principles: str = dspy.InputField()
-    response: str = dspy.InputField()
-    feedback: str = dspy.OutputField()
-    score: Literal[1, 2, 3, 4, 5] = dspy.OutputField()
-
-
-class RefineResponse(dspy.Signature):
-    """Improve the response."""
-
-    post: str = dspy.InputField()
-    principles: str = dspy.InputField()
-    response: str = dspy.InputField()
-    feedback: str = dspy.InputField()
-    improved_response: str = dspy.OutputField()
+STYLES = ("chat", "json", "schema")
 
 
 class Rubric(pydantic.BaseModel):
@@ -90,40 +28,19 @@ class Rubric(pydantic.BaseModel):
     score5_description: str
 
 
-class Mood(enum.Enum):
-    CALM = "calm"
-    ASHAMED = "ashamed"
+class Judgement(pydantic.BaseModel):
+    feedback: str
+    score: Literal[1, 2, 3, 4, 5]
 
 
-class Tree(pydantic.BaseModel):
-    label: str = pydantic.Field(min_length=3, max_length=9)
-    size: int = pydantic.Field(gt=2, le=4)
-    children: "list[Tree]"
-
-
-class Everything(dspy.Signature):
-    """Every type that a field may have."""
-
-    post: str = dspy.InputField()
-    note: str = dspy.OutputField()
-    ten: int = dspy.OutputField(desc="how strong, 1 to 10")
-    bounded: int = dspy.OutputField(ge=7, le=9)
-    share: float = dspy.OutputField()
-    agree: bool = dspy.OutputField()
-    mood: Mood = dspy.OutputField()
-    topic: Literal["weather", "father's car", 'a "quote"'] = dspy.OutputField()
-    level: Literal[2, 4] | None = dspy.OutputField()
-    names: list[str] = dspy.OutputField()
-    pairs: list[tuple[int, bool]] = dspy.OutputField()
-    table: dict[str, int] = dspy.OutputField()
-    tree: Tree = dspy.OutputField()
-
-
-def ask(signature, style="chat", *, engine=None, demos=(), **inputs):
-    """One answer, parsed by DSPy's own adapter."""
-    engine = engine or OfflineEngine(response_schema=style == "schema")
+def ask(stage, style="chat", *, engine=None, demos=(), **inputs):
+    """One answer to a stage or a signature, parsed by the style's own adapter; `schema` is JSON held to a schema."""
+    signature = BASE[stage] if isinstance(stage, str) else stage
+    engine = engine or OfflineEngine()
+    if style == "schema":
+        engine.supports_response_schema, engine.supported_params = True, ("response_format",)
     lm = dspy.LM("offline/rules", engine=engine, cache=False, num_retries=0, temperature=0.7, max_tokens=500)
-    with dspy.context(lm=lm, adapter=STYLES[style]()):
+    with dspy.context(lm=lm, adapter=ADAPTERS["json" if style == "schema" else style]):
         return dspy.Predict(signature)(**inputs, demos=list(demos))
 
 
@@ -133,8 +50,8 @@ def request(text, system=None, **config):
     )
 
 
-def chat_request(signature=Critique, **inputs):
-    system, user = dspy.ChatAdapter().format(signature, [], inputs)
+def stage_request(stage, **inputs):
+    system, user = ADAPTERS["chat"].format(BASE[stage], [], inputs)
     return request(user["content"], system["content"])
 
 
@@ -143,4 +60,6 @@ def reply(text, system=None, engine=None, **config):
 
 
 def named(feedback):
-    return re.search(r"does not mention: ([^.]*)", feedback).group(1).split(", ")
+    """The phrases that a feedback misses, without what stands before their last word."""
+    missing = feedback.partition("does not mention")[2].partition(". ")[0]
+    return [phrase.rpartition(" ")[2] for phrase in re.findall(r'"([^"]+)"', missing)]

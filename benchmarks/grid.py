@@ -1,0 +1,383 @@
+"""The cells of a table: every system with every base LM, each a resumable run, judged where the table wants it.
+
+`plan` checks all cells before anything is written or paid: names, keys, every row of the data, and that the judge is
+shown all it needs. `Grid.run` fills what is missing; `Cell.scores` reads the numbers of the examples asked for now,
+whatever else a run holds. It knows runs and judges; which numbers stand in which column is in `tables`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spri_dspy import jobs, judging
+from spri_dspy.baselines import load_system
+from spri_dspy.errors import DataError, UsageError
+from spri_dspy.judges import Panel, load_judge
+from spri_dspy.lms import LMSpec, check_roles, load_lm
+from spri_dspy.lms.limits import Budget, price_of
+from spri_dspy.records import Record, Score
+from spri_dspy.results import LABEL, criteria_of, scores_of
+from spri_dspy.runs import INFORMATIVE, RunDir, fingerprint
+from spri_dspy.tasks import Example, Task, load_task
+
+OFFLINE = "offline"
+_PROMPT_TOKENS, _ANSWER_TOKENS = 350, 150  # of a judge's own words, and of an answer, for the forecast
+_GIVEN = ("answer", "response", "instruction")  # what a judge gets from the run itself
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """What a table is asked for.
+
+    Attributes:
+        systems: as typed, with settings behind colons (`spri:seeds=none`); none means all of the task.
+        bases: LM strings, one block of the table each.
+        critic: the critic of every base; None means that the base criticises itself.
+        judges: LM strings; several are a panel; none is the stand-in, which judges offline answers only.
+        data: as for `spri run`.
+        limit: only the first N examples.
+        runs: where the runs lie; None is `benchmark-runs/TASK` of the working directory.
+        paper: the published behaviour of every system.
+        seed: of everything random, the bootstrap included.
+        allow_leak: go on although evaluation inputs are among the seeds; the table is marked.
+    """
+
+    systems: Sequence[str] = ()
+    bases: Sequence[str] = (OFFLINE,)
+    critic: str | None = None
+    judges: Sequence[str] = ()
+    data: str | None = None
+    limit: int | None = None
+    runs: Path | str | None = None
+    paper: bool = False
+    seed: int = 0
+    allow_leak: bool = False
+
+
+@dataclass
+class Cell:
+    """One system with one base.
+
+    Attributes:
+        system: as typed.
+        base: the base's short name, unique in the grid.
+        base_lm: its LM string.
+        examples: what is asked, by id.
+        path: the run directory.
+        judged: the judged run; None until it is made, or where nothing is judged.
+    """
+
+    system: str
+    base: str
+    base_lm: str
+    job: jobs.Job
+    path: Path
+    examples: Mapping[str, Example] = field(default_factory=dict)
+    judged: Path | None = None
+
+    @property
+    def leaks(self) -> list[str]:
+        """Evaluation inputs that are among the system's seeds."""
+        return self.job.manifest.get("leaks", [])
+
+    def records(self) -> Iterator[Record]:
+        """The finished examples of those asked for."""
+        return (r for r in RunDir.read(self.path).records() if r.id in self.examples)
+
+    def scores(self, criterion: str) -> list[Score]:
+        """One Score an example, without a value where it failed, was not judged, or could not be read.
+
+        Examples that had nothing to give a number to (an instance of the rubrics task without an answer) are none.
+        """
+        run = RunDir.read(self.judged or self.path)
+        try:
+            has = criterion in criteria_of(run)
+        except DataError:  # no example came so far as to have a number
+            has = False
+        found = {s.id: s for s in scores_of(run, criterion)} if has else {}
+        # A judged answer may be empty and is asked about all the same; without an answer there is nothing to score.
+        unasked = {r.id for r in self.records() if r.ok and "response" not in r.outputs}
+        return [
+            found.get(e.id) or Score(e.id, None, _label(e), e.group, e.cluster)
+            for e in self.examples.values()
+            if e.id not in unasked
+        ]
+
+    def failed(self) -> int:
+        """Examples whose run ended in an error."""
+        return sum(not record.ok for record in self.records())
+
+
+@dataclass
+class Grid:
+    """All cells of a table, checked and ready.
+
+    Attributes:
+        cells: base by base, systems in the order asked for.
+        judge: name of the judge; None where the systems' own scores are read.
+        left_out: systems that the data has no labels for, with the reason.
+    """
+
+    task: Task
+    ask: Ask
+    cells: list[Cell]
+    judge: str | None
+    left_out: dict[str, str]
+    judge_lms: tuple[str, ...] = ()
+
+    @property
+    def data(self) -> str:
+        """Where the examples come from, as people would say it."""
+        source = self.task.source(self.ask.data)
+        return "built-in examples" if source == str(self.task.built_in) else source
+
+    @property
+    def stand_ins(self) -> list[str]:
+        """Which roles the offline stand-in fills; empty if none."""
+        roles = {"base": self.ask.bases, "critic": [self.ask.critic or ""], "judge": self.judge_lms}
+        return [role for role, lms in roles.items() if any(lm.startswith(OFFLINE) for lm in lms)]
+
+    def forecast(self) -> dict[str, Any]:
+        """Calls and dollars of what is not finished yet, by cell and in all; dollars None if a price is unknown."""
+        cells = [self._cell_forecast(cell) for cell in self.cells]
+        names = ("fewest", "typical", "most")
+        total = {name: sum(c["calls"][name] for c in cells) for name in names}
+        prices = [c["usd_typical"] for c in cells]
+        usd = None if None in prices else sum(prices)
+        return {"task": self.task.name, "data": self.data, "cells": cells, "calls": total, "usd_typical": usd}
+
+    def forecast_lines(self) -> Iterator[str]:
+        """The forecast for people: a line a cell, then the sum."""
+        f = self.forecast()
+        for c in f["cells"]:
+            done = f", {c['finished']} finished before" if c["finished"] else ""
+            calls = "{fewest} to {most} LM calls, typically {typical}".format(**c["calls"])
+            yield f"{c['base']} {c['system']}: {c['examples']} examples{done}; {calls}"
+        yield self.forecast_line(f)
+
+    def forecast_line(self, forecast: Mapping[str, Any] | None = None) -> str:
+        """The sum alone."""
+        f = forecast or self.forecast()
+        cost = "no known price" if f["usd_typical"] is None else f"about ${f['usd_typical']:.2f}"
+        calls = "{fewest} to {most} LM calls, typically {typical}".format(**f["calls"])
+        return f"{len(f['cells'])} cells of {f['task']}, {f['data']}: {calls}; {cost}"
+
+    def _cell_forecast(self, cell: Cell) -> dict[str, Any]:
+        whole, n = cell.job.forecast(), len(cell.examples)
+        finished = sum(r.ok for r in cell.records()) if (cell.path / "manifest.json").exists() else 0
+        left = (n - finished) / n if n else 0.0
+        calls = {name: round(each * left) for name, each in whole["calls"].items()}
+        usd = whole["usd_typical"]
+        if self.judge:
+            each = sum(len(j.criteria) for j in _judges(self.judge, self.judge_lms))
+            asked = (n - _n_judged(cell, self.judge_lms)) * each
+            tokens = asked * (cell.job.characters / 4 / max(1, n) + _PROMPT_TOKENS)
+            judging_usd = _dollars(self.judge_lms, tokens, asked * _ANSWER_TOKENS)
+            calls = {name: each + asked for name, each in calls.items()}
+            usd = None if usd is None or judging_usd is None else usd * left + judging_usd
+        return {
+            "base": cell.base,
+            "system": cell.system,
+            "examples": n,
+            "finished": finished,
+            "calls": calls,
+            "usd_typical": usd,
+        }
+
+    def run(
+        self,
+        *,
+        concurrency: int = 16,
+        budget: Budget | None = None,
+        retry_errors: bool = False,
+        on_cell: Callable[[Cell], None] | None = None,
+    ) -> None:
+        """Run and judge what is not finished; cell by cell, in their order.
+
+        Args:
+            concurrency: LM calls in flight at most, per LM.
+            budget: of all cells together, what earlier starts spent included.
+            retry_errors: failed examples once more.
+            on_cell: called before each cell.
+
+        Raises:
+            BudgetSpent: it is; what is finished is kept.
+        """
+        settings: dict[str, Any] = {
+            "concurrency": concurrency,
+            "budget": budget,
+            "retry_errors": retry_errors,
+        }
+        for cell in self.cells:
+            if on_cell:
+                on_cell(cell)
+            with cell.job.open(cell.path) as directory:
+                jobs.execute(cell.job, directory, **settings)
+            if self.judge and any(
+                r.ok and str(r.outputs.get("response") or "").strip() for r in cell.records()
+            ):
+                self._judge(cell, settings)
+
+    def _judge(self, cell: Cell, settings: Mapping[str, Any]) -> None:
+        assert self.judge is not None
+        request = judging.JudgeRequest(
+            run=cell.path, judges=[self.judge], lms=self.judge_lms, allow_leak=self.ask.allow_leak
+        )
+        job = judging.plan(request)
+        everything = job.source
+        # The run may hold more examples than are asked for now; judging those would not be free.
+        job.source = lambda: (e for e in everything() if e.id in cell.examples)
+        with job.open() as directory:
+            judging.execute(job, directory, **settings)
+            cell.judged = directory.path
+
+
+def plan(task_name: str, ask: Ask, *, systems: Sequence[str], judge: str | None = None) -> Grid:
+    """Check what is asked, for every cell.
+
+    Args:
+        task_name: the task.
+        ask: what is asked.
+        systems: what to run if no system is named; those that need labels the data lacks are left out.
+        judge: the judge of the answers, None if the systems' own scores are read.
+
+    Raises:
+        UsageError: anything about what is asked, or about the data, is wrong.
+        LeakError: evaluation inputs are among a system's seeds.
+        PrerequisiteError: a key or an address is missing.
+    """
+    task = load_task(task_name)
+    for what, named in (("system", ask.systems), ("base", ask.bases), ("judge", ask.judges)):
+        twice = [name for n, name in enumerate(named) if name in named[:n]]
+        if twice:
+            raise UsageError(f"the {what} {twice[0]!r} is named twice")
+    judge_lms = _judge_lms(ask, judge)
+    chosen = ask.systems or systems
+    left_out = {} if ask.systems else _without_labels(task, ask, systems)
+    names = _short_names(ask.bases)
+    grid = Grid(task, ask, [], judge, left_out, judge_lms)
+    for base in ask.bases:
+        grid.cells += [_cell(task, ask, base, names[base], s) for s in chosen if s not in left_out]
+    if judge:
+        _check_shown(grid.cells[0], _judges(judge, judge_lms))
+    return grid
+
+
+def split_system(text: str) -> tuple[str, dict[str, str]]:
+    """`NAME:SETTING=VALUE:SETTING=VALUE` as name and settings; a value may hold colons (`seeds=k:2`)."""
+    name, *settings = re.split(r":(?=\w+=)", text)
+    return name, dict(setting.split("=", 1) for setting in settings)
+
+
+def _cell(task: Task, ask: Ask, base: str, name: str, system: str) -> Cell:
+    called, settings = split_system(system)
+    job = jobs.plan(
+        jobs.Request(
+            task=task,
+            system=called,
+            settings=settings,
+            data=ask.data,
+            lms={"base": base} | ({"critic": ask.critic} if ask.critic else {}),
+            limit=ask.limit,
+            seed=ask.seed,
+            paper=ask.paper,
+            allow_leak=ask.allow_leak,
+        )
+    )
+    identity = {k: v for k, v in job.manifest.items() if k not in INFORMATIVE}
+    # Other settings get another folder, so that one folder of runs serves tables of many kinds.
+    folder = f"{_slug(name)}-{_slug(system)}-{fingerprint(identity)[:8]}"
+    root = Path(ask.runs) if ask.runs else Path("benchmark-runs") / task.name
+    return Cell(system, name, base, job, root / folder, {e.id: e for e in job.source()})
+
+
+def _judge_lms(ask: Ask, judge: str | None) -> tuple[str, ...]:
+    if judge is None:
+        if ask.judges:
+            raise UsageError(
+                "this table asks no judge: the systems' own scores are read; leave --lm judge= out"
+            )
+        return ()
+    if not ask.judges and not all(base.startswith(OFFLINE) for base in ask.bases):
+        raise UsageError(
+            "name the judge, such as --lm judge=openai/gpt-4o; --lm judge=offline has the stand-in judge, which is "
+            "no language model"
+        )
+    return tuple(ask.judges) or (OFFLINE,)
+
+
+def _without_labels(task: Task, ask: Ask, systems: Sequence[str]) -> dict[str, str]:
+    """Systems that are shown labels which an example lacks, with the reason."""
+    wants = {s: load_system(split_system(s)[0], task, paper=ask.paper).label_inputs for s in systems}
+    wants = {s: names for s, names in wants.items() if names}
+    found: dict[str, str] = {}
+    for number, example in enumerate(task.examples(ask.data)) if wants else ():
+        if ask.limit is not None and number >= ask.limit:
+            break
+        for system, names in wants.items():
+            missing = [name for name in names if name not in example.labels]
+            if missing:
+                found.setdefault(system, f"example {example.id!r} has no {', '.join(missing)}")
+    return found
+
+
+def _judges(judge: str, lms: Sequence[str]) -> list[Any]:
+    """The judge once an LM, with its LM loaded: a missing key shows before anything is paid."""
+    made = load_judge(judge)
+    assert not isinstance(made, Panel)
+    for text in lms:
+        load_lm(check_roles({"judge": text})["judge"])
+    return [made] * len(lms)
+
+
+def _check_shown(cell: Cell, judges: Sequence[Any]) -> None:
+    """Refuse examples that lack what a judge is shown.
+
+    Raises:
+        DataError: one does; names it.
+    """
+    for example in cell.examples.values():
+        known = {*example.inputs, *example.labels, *_GIVEN}
+        missing = [name for name in judges[0].inputs if name not in known]
+        if missing:
+            raise DataError(
+                f"example {example.id!r} has no {', '.join(missing)}, which the judge {judges[0].name} is shown"
+            )
+
+
+def _n_judged(cell: Cell, lms: Sequence[str]) -> int:
+    """How many of the examples these LMs have judged before."""
+    named = {str(check_roles({"judge": text})["judge"]) for text in lms}
+    runs = [RunDir.read(path.parent) for path in (cell.path / judging.FOLDER).glob("*/manifest.json")]
+    runs = [run for run in runs if {*run.manifest.get("lms", {}).values()} == named]
+    return max((len(run.finished() & cell.examples.keys()) for run in runs), default=0)
+
+
+def _dollars(lms: Sequence[str], tokens_in: float, tokens_out: float) -> float | None:
+    """What each LM's share costs; None if a price is unknown."""
+    try:
+        prices = [price_of(load_lm(text)) for text in lms]
+    except UsageError:
+        return None
+    return sum(p_in * tokens_in + p_out * tokens_out for p_in, p_out in prices) / max(1, len(prices))
+
+
+def _label(example: Example) -> float | None:
+    value = example.labels.get(LABEL)
+    return float(value) if isinstance(value, int | float) and value != -1 else None
+
+
+def _short_names(bases: Sequence[str]) -> dict[str, str]:
+    """The model's last part where that is unique, else the whole LM string."""
+    specs: dict[str, LMSpec] = {base: check_roles({"base": base})["base"] for base in bases}
+    short = {base: spec.model.rsplit("/", 1)[-1] for base, spec in specs.items()}
+    seen = list(short.values())
+    return {base: name if seen.count(name) == 1 else str(specs[base]) for base, name in short.items()}
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w.=]+", "-", text).strip("-.")[:60]
