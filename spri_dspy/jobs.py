@@ -20,7 +20,8 @@ from spri_dspy.bulk import Summary, run_bulk
 from spri_dspy.doctor import versions
 from spri_dspy.errors import DataError, UnknownNameError, UsageError
 from spri_dspy.leaks import Leak, Text, check_leaks
-from spri_dspy.lms import LMSpec, check_roles, load_lm
+from spri_dspy.lms import LMSpec, check_roles, load_lm, parse_lm
+from spri_dspy.lms.limits import price_of
 from spri_dspy.program import CritiqueRefine
 from spri_dspy.runs import RunDir, file_fingerprint, fingerprint
 from spri_dspy.tasks import Example, Task, load_task
@@ -89,7 +90,7 @@ class Job:
         return RunDir.create(path or named, self.manifest, fresh=fresh)
 
     def forecast(self) -> dict[str, Any]:
-        """Calls and, where prices are known, dollars: fewest, typical and most."""
+        """Calls: fewest, typical and most. Dollars, where prices are known: typical, all at the dearest LM."""
         names = ("fewest", "typical", "most")
         calls = {name: round(each * self.total) for name, each in zip(names, self.program.calls, strict=True)}
         tokens = round(self.program.calls[1] * (self.characters / 4 + 600 * self.total))
@@ -348,18 +349,11 @@ def loop_settings(program: Any) -> dict[str, list[Any]]:
 
 def _price(lms: Mapping[str, str], tokens_in: int, tokens_out: int) -> float | None:
     """Dollars if every call went to the dearest LM named; None if a price is unknown; 0 offline."""
-    prices: list[float] = []
+    dollars: list[float] = []
     for text in lms.values():
-        spec = LMSpec(text.partition("?")[0])
-        if spec.prefix in ("offline", "replay"):
-            prices.append(0.0)
-            continue
-        from dspy.clients.model_metadata import model_info
-
-        info = model_info(spec.prefix, spec.model.partition("/")[2]) or {}
-        if "input_cost_per_token" not in info:
+        try:
+            price_in, price_out = price_of(parse_lm(text))
+        except UsageError:
             return None
-        prices.append(
-            tokens_in * info["input_cost_per_token"] + tokens_out * info.get("output_cost_per_token", 0.0)
-        )
-    return max(prices)
+        dollars.append(tokens_in * price_in + tokens_out * price_out)
+    return max(dollars)

@@ -46,8 +46,11 @@ def scores_of(run: RunDir | str | Path, criterion: str | None = None) -> list[Sc
     name = known[0] if criterion is None else criterion
     if name not in known:
         raise UnknownNameError("criterion", name, known)
-    read = _judged if is_judged(directory) else _rubric_score
-    return [_score(record, read(record, name)) for record in directory.records() if _was_asked(record)]
+    judged = is_judged(directory)
+    read = _judged if judged else _rubric_score
+    return [
+        _score(record, read(record, name)) for record in directory.records() if _was_asked(record, judged)
+    ]
 
 
 def criteria_of(run: RunDir) -> list[str]:
@@ -72,9 +75,9 @@ def is_judged(run: RunDir) -> bool:
     return "judge" in run.manifest
 
 
-def _was_asked(record: Record) -> bool:
+def _was_asked(record: Record, judged: bool) -> bool:
     """False if there was no answer to give a number to."""
-    return not record.ok or "scores" in record.outputs or "response" in record.outputs
+    return not record.ok or ("scores" if judged else "response") in record.outputs
 
 
 def _judged(record: Record, criterion: str) -> Any:

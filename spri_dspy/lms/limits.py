@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spri_dspy.errors import BudgetSpent, UsageError
-from spri_dspy.lms import Call
+from spri_dspy.lms import Call, LMSpec
 
 FIRST_WINDOW = 16
 """Calls in flight at the start, if the limit allows; doubled every round trip until the first refusal."""
@@ -202,10 +202,13 @@ class Budget:
 def price_of(lm: Any) -> tuple[float, float]:
     """Dollars a token in and out: stated in the LM string per million (usd_in, usd_out), or known to DSPy.
 
+    Args:
+        lm: an LM, or its parsed string.
+
     Raises:
         UsageError: the price is not known.
     """
-    spec = getattr(lm, "spec", None)
+    spec = lm if isinstance(lm, LMSpec) else getattr(lm, "spec", None)
     options = spec.options if spec else {}
     if "usd_in" in options or "usd_out" in options:
         return options.get("usd_in", 0.0) / 1e6, options.get("usd_out", 0.0) / 1e6
