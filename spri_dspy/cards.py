@@ -277,7 +277,9 @@ def _data(kind: str, name: str) -> str:
         return f"`{name}`"
     if kind == "folder":
         return f"the local folder `{name}`"
-    what = {"hub": "data", "file": "a file", "text": "one text", "rubrics": "a file of rubrics"}.get(kind, kind)
+    what = {"hub": "data", "file": "a file", "text": "one text", "rubrics": "a file of rubrics"}.get(
+        kind, kind
+    )
     return f"{what} with hash `{name}`"
 
 

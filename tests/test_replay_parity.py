@@ -49,7 +49,11 @@ def test_paper_settings_replay_every_recorded_run(path, posts):
 
 @pytest.mark.parametrize(
     ("verdict", "ends"),
-    [("Fine. [RESULT] 4.5", "accepted"), ("Fine. [RESULT] 10", "exhausted"), ("Fine. Overall Score: 4", "unscored")],
+    [
+        ("Fine. [RESULT] 4.5", "accepted"),
+        ("Fine. [RESULT] 10", "exhausted"),
+        ("Fine. Overall Score: 4", "unscored"),
+    ],
 )
 def test_paper_settings_read_scores_as_the_released_experiment_did(verdict, ends):
     calls = [("generate_principles", "p"), ("critique_principles", verdict)]
