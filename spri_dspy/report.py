@@ -79,6 +79,13 @@ def _kept(record: Record) -> Iterator[tuple[str, str]]:
             yield name, value
 
 
+def _shown(value: Any) -> str:
+    """An output in one line; a judgement as its score and feedback."""
+    if isinstance(value, dict) and "score" in value:
+        return f"{value['score']}: {value.get('feedback', '')}"
+    return str(value)
+
+
 def _verdict(verdict: Verdict, attempt: int) -> RenderableType:
     score = "no readable score" if verdict.score is None else f"score {verdict.score}"
     again = f", asked again ({attempt})" if attempt else ""
@@ -150,7 +157,7 @@ def _table(records: list[Record]) -> RenderableType:
     table.add_column("answer")
     for record in records:
         answer = record.error or str(
-            record.outputs.get("response") or next(iter(record.outputs.values()), "")
+            _shown(record.outputs.get("response") or next(iter(record.outputs.values()), ""))
         )
         cells = [record.id, record.group or "", *(_end(record, stage) for stage in stages)]
         row = [*cells, " ".join(answer.split())[:_LONGEST]]
