@@ -6,7 +6,7 @@ It knows records and rich; it decides nothing and computes no statistics (see sc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 from unicodedata import category
 
@@ -81,7 +81,7 @@ def _kept(record: Record) -> Iterator[tuple[str, str]]:
 
 def _shown(value: Any) -> str:
     """An output in one line; a judgement as its score and feedback."""
-    if isinstance(value, dict) and "score" in value:
+    if isinstance(value, Mapping) and "score" in value:
         return f"{value['score']}: {value.get('feedback', '')}"
     return str(value)
 
