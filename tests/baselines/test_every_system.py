@@ -188,3 +188,17 @@ def test_command_line_runs_a_baseline(tmp_path):
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert [record["outputs"]["response"]["score"] in range(1, 6) for record in records] == [True] * 3
+
+
+def test_flask_judges_real_instances_by_their_capability(tmp_path):
+    """BiGGen rows have a capability and no answers: their reference answers are judged."""
+    real = [json.loads(line) for line in open(data_file("rubrics/biggen_765.jsonl"), encoding="utf-8")]
+    scored = [row for row in real if row["capability"] != "multilingual"][::200][:3]
+    rows = [{**row, "response": row["reference_answer"]} for row in scored]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    asked = jobs.Request(task="rubrics", system="flask", data=tmp_path / "rows.jsonl", lms={"base": "offline"})
+    job = jobs.plan(asked)
+    with job.open(tmp_path / "run") as directory:
+        summary = jobs.execute(job, directory)
+        assert (summary.done, summary.failed) == (3, 0)
+        assert all(1 <= record.outputs["response"]["score"] <= 5 for record in directory.records())
