@@ -192,7 +192,8 @@ def test_command_line_runs_a_baseline(tmp_path):
 
 def test_flask_judges_real_instances_by_their_capability(tmp_path):
     """BiGGen rows have a capability and no answers: their reference answers are judged."""
-    real = [json.loads(line) for line in open(data_file("rubrics/biggen_765.jsonl"), encoding="utf-8")]
+    lines = data_file("rubrics/biggen_765.jsonl").read_text(encoding="utf-8").splitlines()
+    real = [json.loads(line) for line in lines]
     scored = [row for row in real if row["capability"] != "multilingual"][::200][:3]
     rows = [{**row, "response": row["reference_answer"]} for row in scored]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
