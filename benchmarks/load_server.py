@@ -21,7 +21,7 @@ from aiohttp import web
 
 _MARK = re.compile(rb"#(\d+)#")
 _FIELDS = ("principles", "improved_principles", "response", "improved_response")
-_TEXT = "".join(f"[[ ## {name} ## ]]\nName what happened, then one next step.\n\n" for name in _FIELDS)
+_SECTIONS = "".join(f"[[ ## {name} ## ]]\nName what happened, then %s.\n\n" for name in _FIELDS)
 
 
 @dataclass
@@ -99,7 +99,7 @@ class Server:
         finally:
             self.in_flight -= 1
         self.answered += 1
-        return web.Response(body=_answer(score), content_type="application/json")
+        return web.Response(body=_answer(example, step, score), content_type="application/json")
 
     def _fault(self) -> str | None:
         draw = self.faults.random()
@@ -127,9 +127,9 @@ class Server:
         }
 
 
-def _answer(score: int) -> bytes:
+def _answer(example: int, step: int, score: int) -> bytes:
     verdict = f"[[ ## feedback ## ]]\nTie it closer to the case.\n\n[[ ## score ## ]]\n{score}"
-    text = f"{_TEXT}{verdict}\n\n[[ ## completed ## ]]"
+    text = _SECTIONS.replace("%s", f"step {step} of case {example}") + f"{verdict}\n\n[[ ## completed ## ]]"
     message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
     usage = {"prompt_tokens": 400, "completion_tokens": 60, "total_tokens": 460}
     return json.dumps(

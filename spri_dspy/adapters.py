@@ -64,6 +64,22 @@ class ChatStyle(dspy.ChatAdapter):
         """Fields, their structure and the instructions."""
         return _remembered("chat", signature, super().format_system_message)
 
+    def format_user_message_content(
+        self,
+        signature: type[dspy.Signature],
+        inputs: dict[str, Any],
+        prefix: str = "",
+        suffix: str = "",
+        main_request: bool = False,
+    ) -> str:
+        """The input fields as sections, and what to answer with."""
+        if not _all_text(signature, inputs):
+            return super().format_user_message_content(signature, inputs, prefix, suffix, main_request)
+        asks = (
+            _remembered("chat asks", signature, self.user_message_output_requirements) if main_request else ""
+        )
+        return _text_sections(signature, inputs, prefix, asks, suffix)
+
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
         """Read the sections of an answer.
 
@@ -86,6 +102,22 @@ class JsonStyle(dspy.JSONAdapter):
     def format_system_message(self, signature: type[dspy.Signature]) -> str:
         """Fields, their structure and the instructions."""
         return _remembered("json", signature, super().format_system_message)
+
+    def format_user_message_content(
+        self,
+        signature: type[dspy.Signature],
+        inputs: dict[str, Any],
+        prefix: str = "",
+        suffix: str = "",
+        main_request: bool = False,
+    ) -> str:
+        """The input fields as sections, and what to answer with."""
+        if not _all_text(signature, inputs):
+            return super().format_user_message_content(signature, inputs, prefix, suffix, main_request)
+        asks = (
+            _remembered("json asks", signature, self.user_message_output_requirements) if main_request else ""
+        )
+        return _text_sections(signature, inputs, prefix, asks, suffix)
 
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
         """Read one JSON object, or what was written instead of it.
@@ -173,6 +205,16 @@ class ResultTagStyle(dspy.Adapter):
         if not _is_plain(signature):
             return STYLES["chat"].parse(signature, completion)
         return _read(signature, completion, type(self).__name__)
+
+
+def _all_text(signature: Any, inputs: dict[str, Any]) -> bool:
+    return all(isinstance(inputs[name], str) for name in signature.input_fields if name in inputs)
+
+
+def _text_sections(signature: Any, inputs: dict[str, Any], prefix: str, asks: str, suffix: str) -> str:
+    """What DSPy writes for fields that are text, without asking pydantic about each of them anew."""
+    sections = [f"[[ ## {name} ## ]]\n{inputs[name]}" for name in signature.input_fields if name in inputs]
+    return "\n\n".join([prefix, *sections, *([asks] if asks else []), suffix]).strip()
 
 
 def _remembered(style: str, signature: Any, make: Callable[[Any], str]) -> str:
