@@ -202,7 +202,7 @@ def test_failures_in_a_row_stop_the_run_and_a_later_one_goes_on(tmp_path, start_
     ):
         run_into(tmp_path / "run", make_program(broken), examples, concurrency=2, retry=ONCE)
     records = list(RunDir.read(tmp_path / "run").records())
-    assert len(records) == FUSE_LEAST
+    assert FUSE_LEAST <= len(records) <= FUSE_LEAST + 8  # those in flight may end as well
     assert all(r.error.startswith("LMServerError: ") for r in records)
     summary, records = run_into(tmp_path / "run", make_program(sound), examples, retry_errors=True)
     assert summary.done == len(examples) == sum(r.ok for r in records)
