@@ -50,19 +50,12 @@ def is_verdict(signature: type[dspy.Signature]) -> bool:
     return len(annotations) == 2 and str in annotations and any(scale_of(a) for a in annotations)
 
 
-_SYSTEM: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()
-"""System messages by signature and style: they depend on nothing else and cost a fifth of a call's CPU."""
-
-
-class ChatStyle(dspy.ChatAdapter):
-    """DSPy's chat style, read leniently and without the hidden second call as JSON."""
-
-    def __init__(self) -> None:
-        super().__init__(use_json_adapter_fallback=False)
+class _QuickPrompts(dspy.ChatAdapter):
+    """DSPy's own prompts, with what depends on the signature alone made once: a fifth of a call's CPU."""
 
     def format_system_message(self, signature: type[dspy.Signature]) -> str:
         """Fields, their structure and the instructions."""
-        return _remembered("chat", signature, super().format_system_message)
+        return _remembered(self, "system", signature, super().format_system_message)
 
     def format_user_message_content(
         self,
@@ -73,12 +66,33 @@ class ChatStyle(dspy.ChatAdapter):
         main_request: bool = False,
     ) -> str:
         """The input fields as sections, and what to answer with."""
-        if not _all_text(signature, inputs):
+        shown = {name: inputs[name] for name in signature.input_fields if name in inputs}
+        if not all(isinstance(value, str) for value in shown.values()):
             return super().format_user_message_content(signature, inputs, prefix, suffix, main_request)
-        asks = (
-            _remembered("chat asks", signature, self.user_message_output_requirements) if main_request else ""
-        )
-        return _text_sections(signature, inputs, prefix, asks, suffix)
+        sections = [prefix, *(f"[[ ## {name} ## ]]\n{value}" for name, value in shown.items())]
+        if main_request:
+            sections.append(_remembered(self, "asks", signature, self.user_message_output_requirements))
+        return "\n\n".join([*sections, suffix]).strip()
+
+
+_PARTS: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()
+"""Parts of prompts by signature."""
+
+
+def _remembered(adapter: Any, part: str, signature: Any, make: Callable[[Any], str]) -> str:
+    made = _PARTS.setdefault(signature, {})
+    # Some optimisers change a signature's instructions in place.
+    key = f"{type(adapter).__name__} {part} {signature.instructions}"
+    if key not in made:
+        made[key] = make(signature)
+    return made[key]
+
+
+class ChatStyle(_QuickPrompts):
+    """DSPy's chat style, read leniently and without the hidden second call as JSON."""
+
+    def __init__(self) -> None:
+        super().__init__(use_json_adapter_fallback=False)
 
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
         """Read the sections of an answer.
@@ -89,7 +103,7 @@ class ChatStyle(dspy.ChatAdapter):
         return _read(signature, completion, type(self).__name__)
 
 
-class JsonStyle(dspy.JSONAdapter):
+class JsonStyle(_QuickPrompts, dspy.JSONAdapter):
     """DSPy's JSON style.
 
     An LM that can be held to a JSON schema gets one, in which a text that another field follows is at most
@@ -97,27 +111,7 @@ class JsonStyle(dspy.JSONAdapter):
     """
 
     def __init__(self) -> None:
-        super().__init__(use_native_function_calling=False)
-
-    def format_system_message(self, signature: type[dspy.Signature]) -> str:
-        """Fields, their structure and the instructions."""
-        return _remembered("json", signature, super().format_system_message)
-
-    def format_user_message_content(
-        self,
-        signature: type[dspy.Signature],
-        inputs: dict[str, Any],
-        prefix: str = "",
-        suffix: str = "",
-        main_request: bool = False,
-    ) -> str:
-        """The input fields as sections, and what to answer with."""
-        if not _all_text(signature, inputs):
-            return super().format_user_message_content(signature, inputs, prefix, suffix, main_request)
-        asks = (
-            _remembered("json asks", signature, self.user_message_output_requirements) if main_request else ""
-        )
-        return _text_sections(signature, inputs, prefix, asks, suffix)
+        dspy.JSONAdapter.__init__(self, use_native_function_calling=False)
 
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
         """Read one JSON object, or what was written instead of it.
@@ -205,24 +199,6 @@ class ResultTagStyle(dspy.Adapter):
         if not _is_plain(signature):
             return STYLES["chat"].parse(signature, completion)
         return _read(signature, completion, type(self).__name__)
-
-
-def _all_text(signature: Any, inputs: dict[str, Any]) -> bool:
-    return all(isinstance(inputs[name], str) for name in signature.input_fields if name in inputs)
-
-
-def _text_sections(signature: Any, inputs: dict[str, Any], prefix: str, asks: str, suffix: str) -> str:
-    """What DSPy writes for fields that are text, without asking pydantic about each of them anew."""
-    sections = [f"[[ ## {name} ## ]]\n{inputs[name]}" for name in signature.input_fields if name in inputs]
-    return "\n\n".join([prefix, *sections, *([asks] if asks else []), suffix]).strip()
-
-
-def _remembered(style: str, signature: Any, make: Callable[[Any], str]) -> str:
-    made = _SYSTEM.setdefault(signature, {})
-    key = f"{style} {signature.instructions}"  # some optimisers change a signature's instructions in place
-    if key not in made:
-        made[key] = make(signature)
-    return made[key]
 
 
 def _is_plain(signature: type[dspy.Signature]) -> bool:
