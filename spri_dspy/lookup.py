@@ -27,7 +27,7 @@ def lookup(kind: str, name: str, package: str, attribute: str) -> Any:
 
     Raises:
         UnknownNameError: nothing answers to the name.
-        DataError: the file or the name in it does not exist.
+        DataError: the file or the name in it does not exist, or the file cannot be loaded.
     """
     if ".py:" in name:
         return _from_file(kind, name)
@@ -60,7 +60,12 @@ def _from_file(kind: str, name: str) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever is wrong in a user's file is theirs to see, in one line
+        line = getattr(error, "lineno", None)
+        where = f"{path}, line {line}" if line else path
+        raise DataError(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
     if not hasattr(module, attribute):
         public = sorted(n for n in vars(module) if not n.startswith("_"))
         raise UnknownNameError(f"name in {path}", attribute, public)

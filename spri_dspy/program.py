@@ -184,6 +184,8 @@ class Program(dspy.Module):
 
     def __init__(self, task: ProgramTask) -> None:
         super().__init__()
+        if isinstance(task, str):
+            raise UsageError(f"a program takes the task itself: load_task({task!r})")
         self.task_name = task.name
         self.group_of = getattr(task, "group_of", None)
 
@@ -222,6 +224,10 @@ class Program(dspy.Module):
             said = [f"missing {', '.join(missing)}"] if missing else []
             said += [f"unknown {', '.join(sorted(unknown))}"] if unknown else []
             raise UsageError(f"inputs of {self.task_name}: {'; '.join(said)}; it takes {', '.join(must)}")
+        for name in self.inputs:
+            if not isinstance(inputs[name], str) or not inputs[name].strip():
+                said = "is empty" if isinstance(inputs[name], str) else f"is {type(inputs[name]).__name__}"
+                raise UsageError(f"inputs of {self.task_name}: {name} must be text, and it {said}")
         return self.group_of(inputs) if group is None and self.group_of else group
 
     def set_lms(self, base: Any = None, critic: Any = None) -> Program:

@@ -80,9 +80,11 @@ def _kept(record: Record) -> Iterator[tuple[str, str]]:
 
 
 def _shown(value: Any) -> str:
-    """An output in one line; a judgement as its score and feedback."""
+    """An output in one line; a judgement as its score and feedback, a rubric as its criteria."""
     if isinstance(value, Mapping) and "score" in value:
         return f"{value['score']}: {value.get('feedback', '')}"
+    if isinstance(value, Mapping) and "criteria" in value:
+        return str(value["criteria"])
     return str(value)
 
 

@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 MANIFEST, RECORDS, CACHE, LOCK = "manifest.json", "records.jsonl", "cache", "lock"
 PARTIAL = "manifest.partial"
+MADE_FROM_IT = ("judged", "exports")
+"""Folders in a run directory of what was made from the run; they go with it."""
+
 INFORMATIVE = ("schema", "created", "versions", "lms", "command")
 """Manifest fields that may differ when a run is resumed; every other field must be equal."""
 
@@ -139,13 +142,16 @@ class RunDir:
 
     def _clear(self) -> None:
         """Remove the run that is there; its manifest last, so that what a kill leaves is still a run."""
-        shutil.rmtree(self.path / CACHE, ignore_errors=True)
+        for name in (CACHE, *MADE_FROM_IT):
+            shutil.rmtree(self.path / name, ignore_errors=True)
         for name in (RECORDS, MANIFEST):
             (self.path / name).unlink(missing_ok=True)
 
     def _compare(self, manifest: Mapping[str, Any]) -> None:
         was, now = self.manifest, json.loads(json.dumps(manifest))
         differ = sorted(k for k in {*was, *now} - set(INFORMATIVE) if was.get(k) != now.get(k))
+        # A hash says less than the settings that it follows from.
+        differ = [k for k in differ if k not in ("program", "seeds")] or differ
         if differ:
             shown = "; ".join(f"{k}: {_short(was.get(k))} there, {_short(now.get(k))} now" for k in differ)
             raise RunMismatchError(

@@ -121,16 +121,21 @@ def load_task(name: str | Task, **options: Any) -> Task:
 
     Raises:
         UnknownNameError: there is none; the message lists those that exist.
-        UsageError: the task has no such option.
+        UsageError: the task has no such option, or what was named makes no Task.
     """
     if isinstance(name, Task):
         return name
     found = lookup("task", name, "spri_dspy.tasks", "task")
     if isinstance(found, Task):
         return found
+    if not callable(found):
+        raise UsageError(f"{name} must be a Task, or a function that returns one, not {type(found).__name__}")
     try:
-        return found(**options)
-    except TypeError:
+        made = found(**options)
+    except TypeError as error:
         if not options:
-            raise
+            raise UsageError(f"the task {name} cannot be made: {error}") from error
         raise UsageError(f"the task {name} has no option {', '.join(options)}") from None
+    if not isinstance(made, Task):
+        raise UsageError(f"{name} must return a Task, not {type(made).__name__}")
+    return made

@@ -190,7 +190,7 @@ def row_id(row: Mapping[str, Any], number: int) -> str:
     Raises:
         DataError: the id is neither text nor a whole number.
     """
-    value = row.get("id", number)
+    value = number if row.get("id") is None else row["id"]
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise DataError(f"the field 'id' must be text or a whole number, not {type(value).__name__}")
     return text({"id": str(value)}, "id")
