@@ -23,11 +23,11 @@ from typing import Any, Protocol
 import dspy
 
 from spri_dspy.errors import BudgetSpent, CallError, PrerequisiteError, SpriError, UsageError
-from spri_dspy.lms.cache import CallCache
+from spri_dspy.lms.cache import CallCache, take_over_shards
 from spri_dspy.lms.client import Retry, Scope, failure_kind, use_scope
 from spri_dspy.lms.limits import Budget, Limiter
 from spri_dspy.records import Record, Usage
-from spri_dspy.runs import CACHE, RunDir
+from spri_dspy.runs import CACHE, RunDir, fingerprint
 
 FUSE_SHARE, FUSE_LEAST, FUSE_WINDOW = 0.5, 20, 100
 """A run stops when at least this share of the last FUSE_WINDOW examples failed, FUSE_LEAST of them having ended."""
@@ -71,8 +71,23 @@ class Summary:
     skipped: int = 0
 
 
-def run_bulk(program: Any, examples: Iterable[BulkExample], run: RunDir, **settings: Any) -> Summary:
-    """Run a program over examples; see `arun_bulk`. Works inside a notebook's event loop too."""
+def run_bulk(
+    program: Any, examples: Iterable[BulkExample], run: RunDir | str | Path, **settings: Any
+) -> Summary:
+    """Run a program over examples into a run directory. Works inside a notebook's event loop too.
+
+        spri.run_bulk(program, task.examples("posts.jsonl"), "runs/posts", concurrency=32)
+
+    Args:
+        program: as for `arun_bulk`.
+        examples: such as `task.examples(FILE)` gives.
+        run: a path, where a run of this very program is started or resumed, or a RunDir that is open.
+        **settings: concurrency, retry_errors, budget, deadline and the others of `arun_bulk`.
+    """
+    if not isinstance(run, RunDir):
+        made = {"program": fingerprint(program.dump_state())}
+        with RunDir.create(run, made) as directory:
+            return run_bulk(program, examples, directory, **settings)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -113,17 +128,19 @@ async def arun_bulk(
         PrerequisiteError: a failure that every example would meet; finished examples are kept.
     """
     limiter = Limiter(concurrency)
-    cache = CallCache(cache_folder or run.path / CACHE)
+    check_budget(program, budget)
+    folder = cache_folder or run.path / CACHE
+    take_over_shards(folder)
+    cache = CallCache(folder)
     if budget is not None and cache_folder is None:
         budget.resume(cache.spent(), _lms(program))
     scope = Scope(cache=cache, slots=limiter, retry=retry or Retry(), budget=budget)
     work = Work(program, run, run.finished(retry_errors=retry_errors), on_record, deadline)
-    window = int(OPEN_PER_SLOT * concurrency * max(1, _lm_count(program))) + 2
-    queue = iter(examples)
+    queue = filter(work.take, examples)
     try:
         with use_scope(scope), dspy.context(disable_history=True, trace=None):
             async with asyncio.TaskGroup() as group:
-                for _ in range(window):
+                for _ in range(window_of(program, concurrency)):
                     group.create_task(work.drain(queue))
     except* Exception as errors:
         raise _first(errors) from None
@@ -148,15 +165,23 @@ class Work:
     recent: deque[bool] = field(default_factory=lambda: deque(maxlen=FUSE_WINDOW))
     spent: BudgetSpent | None = None
 
+    def take(self, example: BulkExample) -> bool:
+        """Whether an example is to be run; False if it is finished already.
+
+        Raises:
+            UsageError: another example had its id.
+        """
+        if example.id in self.finished:
+            self.summary.skipped += 1
+            return False
+        if example.id in self.started:
+            raise UsageError(f"two examples have the id {example.id!r}; ids must be unique")
+        self.started.add(example.id)
+        return True
+
     async def drain(self, queue: Iterator[BulkExample]) -> None:
-        """Take examples from the queue until there is none left."""
+        """Run examples from the queue until there is none left."""
         for example in queue:
-            if example.id in self.finished:
-                self.summary.skipped += 1
-                continue
-            if example.id in self.started:
-                raise UsageError(f"two examples have the id {example.id!r}; ids must be unique")
-            self.started.add(example.id)
             try:
                 record = await self.run_one(example)
             except BudgetSpent as spent:
@@ -253,9 +278,20 @@ def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:300].rstrip('.')}"
 
 
-def _lm_count(program: Any) -> int:
-    """How many windows a run can fill: LMs, and each address of an LM that has several."""
-    return sum(max(1, len(getattr(lm, "replicas", ()))) for lm in _lms(program))
+def window_of(program: Any, concurrency: int) -> int:
+    """How many examples to have open, so that every slot of every LM, and of each of its addresses, is used."""
+    addresses = sum(max(1, len(getattr(lm, "replicas", ()))) for lm in _lms(program))
+    return int(OPEN_PER_SLOT * concurrency * max(1, addresses)) + 2
+
+
+def check_budget(program: Any, budget: Budget | None) -> None:
+    """Refuse a budget that cannot be kept with a program's LMs, before anything is run.
+
+    Raises:
+        UsageError: dollars are limited and the price of an LM is not known.
+    """
+    if budget is not None:
+        budget.check(_lms(program))
 
 
 def _lms(program: Any) -> list[Any]:

@@ -18,9 +18,9 @@ import logging
 import random
 import time
 from collections.abc import Generator, Iterable
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import dspy
@@ -130,8 +130,9 @@ class ScopedLM(dspy.LM):
     max_chars: int | None = None
     replicas: tuple[ScopedLM, ...] = ()
     _open = 0
+    _taken = 0
     _failures = 0
-    _rests_until = 0.0
+    _fell_at = _rests_until = float("-inf")
 
     @property
     def supports_response_schema(self) -> bool:
@@ -143,11 +144,12 @@ class ScopedLM(dspy.LM):
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """Answer a prompt; see dspy.LM."""
-        scope, call = _SCOPE.get(), super().__call__
+        scope = _SCOPE.get()
 
         def attempt() -> Any:
-            with metered(scope, self):
-                return call(prompt, messages=messages, **kwargs)
+            lm = self._well()
+            with lm._watched(), _metered(scope, self), adapter_message_call(lm, messages):
+                return super(ScopedLM, lm).__call__(prompt, messages=messages, **kwargs)
 
         return _drive(self._plan(self._keys(messages, kwargs)), attempt)
 
@@ -177,7 +179,7 @@ class ScopedLM(dspy.LM):
                     step = plan.send(None)
                     continue
                 try:
-                    reply = await self._well()._attempt(scope, prompt, messages, kwargs)
+                    reply = await self._attempt(scope, prompt, messages, kwargs)
                 except Exception as error:
                     step = plan.throw(error)
                 else:
@@ -186,29 +188,64 @@ class ScopedLM(dspy.LM):
             return stop.value
 
     async def _attempt(self, scope: Scope, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
-        """One attempt at this address, within its slots, its timeout and the run's budget."""
+        """One attempt at one address, within its slots, its timeout and the run's budget."""
+        lm = self._well()
+        with lm._watched():
+            async with scope.slots.slot(lm) if scope.slots else nullcontext():
+                lm._widen()
+                with _metered(scope, self), adapter_message_call(lm, messages):
+                    async with asyncio.timeout(lm.kwargs.get("timeout")):
+                        return await super(ScopedLM, lm).acall(prompt, messages=messages, **kwargs)
+
+    @contextmanager
+    def _watched(self) -> Generator[None]:
+        """Count an attempt at this address as open, and remember how it ended."""
+        began = time.monotonic()
         self._open += 1
+        self._taken += 1
         try:
-            async with scope.slots.slot(self) if scope.slots else nullcontext():
-                with metered(scope, self), adapter_message_call(self, messages):
-                    async with asyncio.timeout(self.kwargs.get("timeout")):
-                        reply = await super().acall(prompt, messages=messages, **kwargs)
+            yield
         except Exception as error:
             if type(error).__name__ in _ILL or isinstance(error, TimeoutError):
-                self._failures += 1
-                self._rests_until = time.monotonic() + min(60.0, 2.0**self._failures)
+                self._failed(began)
             raise
+        else:
+            self._failures = 0
         finally:
             self._open -= 1
-        self._failures = 0
-        return reply
+
+    def _widen(self) -> None:
+        """Let as many connections be open as there are calls: DSPy's native client stops at 100, with no setting."""
+        if self._open <= 100:
+            return
+        for engine in self._engine_store.values():
+            pool = getattr(getattr(getattr(engine, "router", None), "_transport", None), "_pool", None)
+            while pool is not None and pool._max < self._open:
+                pool._max += 1
+                pool._slot.release()
+
+    def _failed(self, began: float) -> None:
+        """Count a failure in a row; calls that were under way when a rest began say nothing new."""
+        if began <= self._fell_at:
+            return
+        self._failures += 1
+        over = self._failures - ILL_AFTER
+        if over >= 0:
+            self._fell_at = time.monotonic()
+            self._rests_until = self._fell_at + min(LONGEST_REST, FIRST_REST * 2**over)
 
     def _well(self) -> ScopedLM:
-        """The address to call: the least busy of those that are well, else the one that has rested longest."""
+        """The address to call: the least busy of those that are well, else the one whose rest ends first."""
         if not self.replicas:
             return self
         now = time.monotonic()
-        return min(self.replicas, key=lambda lm: (max(0.0, lm._rests_until - now), lm._open))
+        return min(self.replicas, key=lambda lm: (lm._rest_seconds(now), lm._open, lm._taken))
+
+    def _rest_seconds(self, now: float) -> float:
+        """For how long to leave this address alone. After its rest, a single call finds out how it is."""
+        if self._failures < ILL_AFTER:
+            return 0.0
+        return max(self._rests_until - now, 1.0 if self._open else 0.0)
 
     def _plan(self, keys: Keys | None) -> Generator[tuple[Any, ...], Any, Any]:
         """One plan for both ways of calling: yields ("call",) or ("wait", seconds), returns the outputs."""
@@ -246,8 +283,12 @@ class ScopedLM(dspy.LM):
                     raise error.__cause__ from None
                 patient = is_refusal(error) and waited < scope.retry.patience
                 refused, made = refused + patient, made + (not patient)
+                if isinstance(error, TimeoutError) and made >= scope.retry.attempts:
+                    raise CallError(
+                        f"no answer within the LM's timeout, {made + refused} attempt(s)"
+                    ) from error
                 if not _is_transient(error) or made >= scope.retry.attempts:
-                    raise _final(error, made + refused) from error
+                    raise
                 wait = scope.retry.wait_seconds(made + refused - 1, error, scope.rng)
                 logger.debug("%s: %s; once more in %.1f s", self.model, type(error).__name__, wait)
             waited += wait
@@ -325,21 +366,13 @@ def _drive(plan: Generator[Any, Any, Any], attempt: Any) -> Any:
         return stop.value
 
 
-@contextmanager
-def metered(scope: Scope, lm: dspy.LM) -> Generator[None]:
-    """Let an attempt begin if the budget allows, and count what it took, whether it succeeds or not."""
-    call = CALL.get() or Call("", "")
-    before = replace(call)
-    if scope.budget is not None:
-        scope.budget.admit()
-    try:
-        yield
-    finally:
-        if scope.budget is not None:
-            scope.budget.spend(lm, before, call)
+def _metered(scope: Scope, lm: ScopedLM) -> AbstractContextManager[None]:
+    return scope.budget.metered(lm) if scope.budget else nullcontext()
 
 
 _ILL = {"LMTransportError", "LMServerError", "LMTimeoutError"}
+ILL_AFTER, FIRST_REST, LONGEST_REST = 3, 2.0, 60.0
+"""Failures in a row after which one of several addresses rests, and for how many seconds: doubled with each more."""
 
 Failure = Literal["transient", "fatal", "call"]
 
@@ -371,10 +404,3 @@ def failure_kind(error: BaseException) -> Failure:
 
 def _is_transient(error: BaseException) -> bool:
     return failure_kind(error) == "transient"
-
-
-def _final(error: Exception, attempts: int) -> Exception:
-    """The error as the caller sees it: LM errors as they are, a missed deadline by its name."""
-    if isinstance(error, TimeoutError):
-        return CallError(f"no answer within the LM's timeout, {attempts} attempt(s)")
-    return error

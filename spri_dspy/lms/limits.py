@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from spri_dspy.errors import BudgetSpent, UsageError
-from spri_dspy.lms import Call, LMSpec
+from spri_dspy.lms import CALL, Call, LMSpec
 
 FIRST_WINDOW = 16
 """Calls in flight at the start, if the limit allows; doubled every round trip until the first refusal."""
@@ -30,8 +30,9 @@ class Window:
     """The calls in flight of one LM: slow start, additive increase, multiplicative decrease.
 
     Attributes:
-        limit: how many may be in flight now.
-        in_flight: how many are.
+        most: how many may ever be in flight.
+        limit: how many may be in flight now, between 1 and `most`.
+        in_flight: how many are; never above what `limit` was when the last of them began.
     """
 
     def __init__(self, most: int) -> None:
@@ -41,36 +42,33 @@ class Window:
         self._threshold = float(most)
         self._paused_until = 0.0
         self._lowered_at = -1.0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[asyncio.Future[float]] = deque()
+        self._wake: asyncio.TimerHandle | None = None
 
-    async def enter(self) -> None:
-        """Wait for a place."""
-        loop = asyncio.get_running_loop()
-        while (pause := self._paused_until - loop.time()) > 0:
-            await asyncio.sleep(pause)
-        if self.in_flight < int(self.limit) and not self._waiting:
-            self.in_flight += 1
-            return
-        place = loop.create_future()
+    async def enter(self) -> float:
+        """Wait for a place; first come, first served. Returns when it was given, which a busy loop hears of later."""
+        place = asyncio.get_running_loop().create_future()
         self._waiting.append(place)
+        self._fill()
+        if place.done():
+            return place.result()
         try:
-            await place
+            return await place
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
+            if place.cancelled():
+                with suppress(ValueError):  # handed on already by a refill that found it cancelled
+                    self._waiting.remove(place)
+            else:  # the place came in the same moment: somebody else may have it
                 self.leave()
             raise
 
     def leave(self) -> None:
         """Give the place back, and hand free places to those who wait."""
         self.in_flight -= 1
-        while self._waiting and self.in_flight < int(self.limit):
-            place = self._waiting.popleft()
-            if not place.done():
-                self.in_flight += 1
-                place.set_result(None)
+        self._fill()
 
     def succeeded(self) -> None:
-        """One answer came: open the window, by one an answer at first, by one a round later."""
+        """One answer came: open the window, by one an answer at first, by one a round trip later."""
         step = 1.0 if self.limit < self._threshold else 1.0 / self.limit
         self.limit = min(float(self.most), self.limit + step)
 
@@ -78,7 +76,7 @@ class Window:
         """The server said "too many": halve the window, once a round trip, and wait as it asks.
 
         Args:
-            began: when the refused call began; calls begun before the last halving say nothing new.
+            began: when the refused call got its place; calls begun before the last halving say nothing new.
             retry_after: seconds that the server asks for.
         """
         now = asyncio.get_running_loop().time()
@@ -88,6 +86,27 @@ class Window:
             return
         self._lowered_at = now
         self.limit = self._threshold = max(1.0, self.limit / 2)
+
+    def _fill(self) -> None:
+        """Hand free places to those who wait, or see to it that this happens when the pause is over."""
+        now = asyncio.get_running_loop().time()
+        while self._waiting and self.in_flight < int(self.limit):
+            if now < self._paused_until:
+                self._wake_up()
+                return
+            place = self._waiting.popleft()
+            if not place.done():
+                self.in_flight += 1
+                place.set_result(now)
+
+    def _wake_up(self) -> None:
+        """Hand out places once the server's pause is over."""
+        if self._wake is None:
+            self._wake = asyncio.get_running_loop().call_at(self._paused_until, self._end_pause)
+
+    def _end_pause(self) -> None:
+        self._wake = None
+        self._fill()
 
 
 class Limiter:
@@ -117,8 +136,7 @@ class Limiter:
     async def slot(self, lm: Any) -> AsyncGenerator[None]:
         """Hold one place of this LM while its call is made, and learn from how it ends."""
         window = self.window(lm)
-        await window.enter()
-        began = asyncio.get_running_loop().time()
+        began = await window.enter()
         try:
             yield
         except Exception as error:
@@ -140,9 +158,12 @@ def is_refusal(error: BaseException) -> bool:
 class Budget:
     """What a run may spend; None is no limit. Calls answered from the cache are free.
 
+    A call counts when it begins, so `max_calls` is kept exactly; tokens and dollars are known when it ends, so these
+    may be overshot by what is in flight. A call that the server refused for being too many does not count.
+
     Attributes:
         max_calls, max_tokens, max_usd: the limits.
-        calls, tokens, usd: spent so far, failed attempts that were billed included.
+        calls, tokens, usd: spent so far. Earlier starts of a run count with their finished calls.
     """
 
     max_calls: int | None = None
@@ -155,15 +176,38 @@ class Budget:
     def __post_init__(self) -> None:
         for name in ("max_calls", "max_tokens", "max_usd"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise UsageError(f"--{name.replace('_', '-')} must be above 0, not {value}")
 
-    def admit(self) -> None:
-        """Let a call begin.
+    def check(self, lms: Iterable[Any]) -> None:
+        """Refuse a limit that cannot be kept, before anything is spent.
 
         Raises:
-            BudgetSpent: a limit is reached.
+            UsageError: dollars are limited and the price of an LM is not known.
         """
+        if self.max_usd is not None:
+            for lm in lms:
+                price_of(lm)
+
+    @contextmanager
+    def metered(self, lm: Any) -> Generator[None]:
+        """Let an attempt begin if a limit allows, and count what it takes, whether it succeeds or not.
+
+        Raises:
+            BudgetSpent: a limit is reached; nothing was begun.
+        """
+        self._admit()
+        call = CALL.get() or Call("", "")
+        tokens_in, tokens_out = call.input_tokens, call.output_tokens
+        try:
+            yield
+        except Exception as error:
+            self.calls -= is_refusal(error)
+            raise
+        finally:
+            self._spend(lm, call.input_tokens - tokens_in, call.output_tokens - tokens_out)
+
+    def _admit(self) -> None:
         for name, unit in (("calls", "LM calls"), ("tokens", "tokens"), ("usd", "dollars")):
             limit, spent = getattr(self, f"max_{name}"), getattr(self, name)
             if limit is not None and spent >= limit:
@@ -172,6 +216,7 @@ class Budget:
                     f"the budget of {limit:,} {unit} is spent ({shown}); finished examples are kept, the same command "
                     f"with a larger --max-{name} goes on"
                 )
+        self.calls += 1
 
     def resume(self, spent: Mapping[str, tuple[int, int, int]], lms: Iterable[Any]) -> None:
         """Count what earlier starts of the same run took.
@@ -183,18 +228,12 @@ class Budget:
         prices = {getattr(lm.spec, "model", lm.model): lm for lm in lms if hasattr(lm, "spec")}
         for model, (calls, tokens_in, tokens_out) in spent.items():
             self.calls += calls
-            self.tokens += tokens_in + tokens_out
-            if self.max_usd is not None and model in prices:
-                price_in, price_out = price_of(prices[model])
-                self.usd += tokens_in * price_in + tokens_out * price_out
+            self._spend(prices.get(model), tokens_in, tokens_out)
 
-    def spend(self, lm: Any, before: Call, after: Call) -> None:
-        """Count what one attempt took, from the meter of its call before and after."""
-        tokens_in = after.input_tokens - before.input_tokens
-        tokens_out = after.output_tokens - before.output_tokens
-        self.calls += 1
+    def _spend(self, lm: Any, tokens_in: int, tokens_out: int) -> None:
+        """Count tokens, and dollars where they are limited; without an LM their price is not known."""
         self.tokens += tokens_in + tokens_out
-        if self.max_usd is not None:
+        if self.max_usd is not None and lm is not None:
             price_in, price_out = price_of(lm)
             self.usd += tokens_in * price_in + tokens_out * price_out
 

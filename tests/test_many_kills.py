@@ -1,0 +1,59 @@
+"""One run, killed twenty times at any moment: every example once, and no more paid than was in flight at the kills."""
+
+import random
+import time
+
+import pytest
+
+from tests.servers.fixtures import mock_process
+from tests.servers.openai_mock import MockConfig
+from tests.test_kill import assert_whole, finish, n_lines, posts, start, uninterrupted
+from tests.test_kill import command as quiet_command
+
+__all__ = ["posts"]
+
+COUNT, KILLS, CONCURRENCY = 300, 20, 16
+
+
+def command(mock, data, run):
+    """The command of the other tests, with more calls in flight."""
+    arguments = quiet_command(mock, data, run)
+    arguments[arguments.index("--concurrency") + 1] = str(CONCURRENCY)
+    return arguments
+
+
+def kill_after(arguments, mock, rng):
+    """Start, and kill: by the clock, which also hits the start, or once so many answers have come."""
+    answers = mock.stats.n_answered + rng.randint(1, 60)
+    seconds = rng.uniform(0.0, 2.5)
+    by_answers, until = rng.random() < 0.7, time.monotonic() + 30
+    with start(arguments) as process:
+        began = time.monotonic()
+        while process.poll() is None and time.monotonic() < until:
+            if mock.stats.n_answered >= answers if by_answers else time.monotonic() - began >= seconds:
+                process.kill()
+                break
+            time.sleep(0.01)
+        process.kill()
+        return process.wait()
+
+
+@pytest.mark.slow
+def test_run_killed_twenty_times_has_every_example_once_and_pays_for_few_calls_twice(tmp_path, posts):
+    rng = random.Random(20)
+    data, run = posts(COUNT), tmp_path / "run"
+    config = MockConfig(latency_seconds=0.08, latency_sigma=0.8, accept=0.6)
+    with mock_process(config) as mock:
+        expected, outputs = uninterrupted(mock, data, tmp_path / "whole", COUNT)
+        progress = []
+        for _ in range(KILLS):
+            assert kill_after(command(mock, data, run), mock, rng) == -9, "it had finished before the kill"
+            progress.append(n_lines(run))
+        printed, said = finish(command(mock, data, run))
+        assert len(set(progress)) > KILLS / 3, progress
+        assert "finished before" in said
+        assert_whole(run, printed, COUNT)
+        assert {row["id"]: row["outputs"] for row in printed} == outputs
+        answered = mock.stats.answered
+        assert set(answered) == set(expected)
+        assert answered.total() <= expected.total() + KILLS * CONCURRENCY
