@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from spri_dspy.records import Estimate, Record, Round, Score, Usage, Verdict
     from spri_dspy.runs import RunDir
     from spri_dspy.tasks import Task, load_task
+    from spri_dspy.tuning import tune
+    from spri_dspy.tuning.seed_search import SeedSearch
 
 _HOME = {
     "CallError": "errors",
@@ -55,6 +57,7 @@ _HOME = {
     "RunMismatchError": "errors",
     "SPRI": "program",
     "Score": "records",
+    "SeedSearch": "tuning.seed_search",
     "SpriError": "errors",
     "Task": "tasks",
     "UnknownNameError": "errors",
@@ -67,6 +70,7 @@ _HOME = {
     "load_task": "tasks",
     "read_score": "reading",
     "run_bulk": "bulk",
+    "tune": "tuning",
 }
 
 __version__ = "0.1.0"
@@ -85,6 +89,7 @@ __all__ = [  # noqa: RUF022 - sorted as a menu, case-sensitively
     "RunMismatchError",
     "SPRI",
     "Score",
+    "SeedSearch",
     "SpriError",
     "Task",
     "UnknownNameError",
@@ -97,6 +102,7 @@ __all__ = [  # noqa: RUF022 - sorted as a menu, case-sensitively
     "load_task",
     "read_score",
     "run_bulk",
+    "tune",
 ]
 
 

@@ -1,4 +1,4 @@
-"""The command line: spri run | judge | show | export | doctor. Results go to stdout, talk and progress to stderr.
+"""The command line: spri run | judge | tune | show | export | doctor. Results go to stdout, all else to stderr.
 
 Only this module prints and exits. Exit codes: 0 done, 1 some examples failed, 2 wrong input, 3 something missing
 outside (a key, a server, an extra), 130 interrupted (the run can be resumed).
@@ -39,9 +39,20 @@ LMOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable results on stdout.")]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from spri_dspy import __version__
+
+        sys.stdout.write(f"spri-dspy {__version__}\n")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to stderr.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Situated principles for every input: run, look, tune."""
     logging.basicConfig(
@@ -53,7 +64,9 @@ def _root(
 @app.command()
 def run(
     task: Annotated[str, typer.Argument(help="reappraisal, rubrics, sft, or path/to/file.py:NAME")],
-    data: Annotated[str | None, typer.Option(help="JSON-lines file, hub, or hf:NAME:SPLIT.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="JSON-lines or parquet file, hub, or hf:NAME:SPLIT.")
+    ] = None,
     text: Annotated[str | None, typer.Option(help="One input, instead of a file.")] = None,
     system: Annotated[str, typer.Option(help="What answers: spri, or a baseline such as vanilla.")] = "spri",
     setting: Annotated[
@@ -75,7 +88,9 @@ def run(
     allow_leak: Annotated[
         bool, typer.Option("--allow-leak", help="Go on although inputs are among the seeds; marks the run.")
     ] = False,
-    max_calls: Annotated[int | None, typer.Option(help="Stop, resumably, after N LM calls.")] = None,
+    max_calls: Annotated[
+        int | None, typer.Option(help="Stop, resumably, after N LM calls and what is in flight then.")
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Stop, resumably, after N tokens.")] = None,
     max_usd: Annotated[float | None, typer.Option(help="Stop, resumably, after so many dollars.")] = None,
     deadline: Annotated[float | None, typer.Option(help="Give an example up after N seconds.")] = None,
@@ -116,6 +131,7 @@ def run(
     if dry_run:
         _print_json(job.forecast()) if json_out else _print_lines(job.forecast_lines())
         return
+    jobs.check_execution(job, executor, budget, deadline)
     with job.open(run_dir, fresh=fresh) as directory:
         before = len(directory.finished(retry_errors=retry_errors))
         with _progress(job.total, before) as advance:
@@ -130,7 +146,7 @@ def run(
                 deadline=deadline,
                 on_record=lambda _: advance(),
             )
-    _show_results(directory, json_out, in_full=text is not None)
+    _show_results(job.records(directory), json_out, in_full=text is not None)
     again = f"; {summary.skipped} were finished before" if summary.skipped else ""
     ran = "1 example" if summary.done == 1 else f"{summary.done} examples"
     _say([f"{ran} run{again}. Look at one: spri show {directory.path} ID"])
@@ -198,7 +214,7 @@ def judge(
     ] = False,
 ) -> None:
     """Judge the answers of a run with an LM, and say what the numbers come to. The same command again resumes."""
-    from spri_dspy import judging
+    from spri_dspy import bulk, judging
     from spri_dspy.lms.limits import Budget
 
     job = judging.plan(
@@ -218,6 +234,7 @@ def judge(
     if dry_run:
         _print_json(job.forecast()) if json_out else _print_lines(job.forecast_lines())
         return
+    bulk.check_budget(job.judge, budget)
     with job.open(fresh=fresh) as directory:
         before = len(directory.finished(retry_errors=retry_errors))
         with _progress(job.total, before) as advance:
@@ -236,6 +253,49 @@ def judge(
     if failed:
         _say([f"{failed} failed; the same command with --retry-errors judges what failed once more"])
         raise typer.Exit(1)
+
+
+@app.command()
+def tune(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file; optimize/ has some.")],
+    lm: Annotated[
+        list[str] | None,
+        typer.Option("--lm", metavar="ROLE=STRING", help="LM of a role, instead of the recipe's; repeat."),
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Examples, instead of the recipe's.")] = None,
+    run_dir: Annotated[Path | None, typer.Option("--run", help="Run directory; the same resumes.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first N examples of each file.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random here.")] = None,
+    max_calls: Annotated[int | None, typer.Option(help="Decide with what is known after N LM calls.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="The same after N tokens.")] = None,
+    max_usd: Annotated[float | None, typer.Option(help="The same after so many dollars.")] = None,
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="Go on although splits or seeds match; marks the program.")
+    ] = False,
+    json_out: JsonOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take; do nothing.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Throw the search that is there away.")] = False,
+) -> None:
+    """Tune a program's seeds or wordings by a recipe. The same command again goes on where it stopped."""
+    from spri_dspy.tuning import recipe as recipes
+    from spri_dspy.tuning import recipe_run
+
+    asked = recipes.change(
+        recipes.read(recipe),
+        lms=_pairs("--lm", lm),
+        data=data,
+        run=str(run_dir) if run_dir else None,
+        limit=limit,
+        seed=seed,
+        budget={"max_calls": max_calls, "max_tokens": max_tokens, "max_usd": max_usd},
+    )
+    job = recipe_run.plan(asked, allow_leak=allow_leak)
+    if dry_run:
+        _print_json(job.forecast()) if json_out else _print_lines(job.forecast_lines())
+        return
+    outcome = job.run(fresh=fresh)
+    _print_json(recipe_run.summary(outcome)) if json_out else _print_lines(recipe_run.outcome_lines(outcome))
+    _say([*outcome["notes"], f"use it: spri run {outcome['task']} --program {outcome['run']}/program.json"])
 
 
 @app.command()
@@ -346,14 +406,14 @@ def _say(lines: list[str]) -> None:
         sys.stderr.write(f"spri: {' '.join(line.split())}\n")
 
 
-def _show_results(directory: Any, json_out: bool, in_full: bool) -> None:
+def _show_results(records: Any, json_out: bool, in_full: bool) -> None:
     from spri_dspy import report
 
     if json_out:
-        for record in directory.records():
+        for record in records:
             _print_json(record.to_json())
     else:
-        _print((report.answers if in_full else report.glance)(directory.records()))
+        _print((report.answers if in_full else report.glance)(records))
 
 
 class _progress:  # noqa: N801 - used as a function

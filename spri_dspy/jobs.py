@@ -16,15 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from spri_dspy.baselines import load_system
-from spri_dspy.bulk import Summary, run_bulk
+from spri_dspy.bulk import Summary, check_budget, run_bulk
 from spri_dspy.doctor import versions
 from spri_dspy.errors import DataError, UnknownNameError, UsageError
 from spri_dspy.leaks import Leak, Text, check_leaks
 from spri_dspy.lms import LMSpec, check_roles, load_lm, parse_lm
-from spri_dspy.lms.limits import price_of
+from spri_dspy.lms.limits import Budget, price_of
 from spri_dspy.program import CritiqueRefine
+from spri_dspy.records import Record
 from spri_dspy.runs import RunDir, file_fingerprint, fingerprint
 from spri_dspy.tasks import Example, Task, load_task
+
+SORTED_AT_MOST = 10_000
+"""Records of larger runs are given as they finished, so that memory does not grow with them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +92,12 @@ class Job:
             / f"{self.task.name}-{self.manifest['system']}-{fingerprint(_identity(self.manifest))[:8]}"
         )
         return RunDir.create(path or named, self.manifest, fresh=fresh)
+
+    def records(self, directory: RunDir) -> Iterator[Record]:
+        """The finished records of what is asked, in the order of the input where they are few enough to sort."""
+        wanted = {example.id: number for number, example in enumerate(self.source())}
+        asked = (record for record in directory.records() if record.id in wanted)
+        return iter(sorted(asked, key=lambda r: wanted[r.id])) if len(wanted) <= SORTED_AT_MOST else asked
 
     def forecast(self) -> dict[str, Any]:
         """Calls: fewest, typical and most. Dollars, where prices are known: typical, all at the dearest LM."""
@@ -196,22 +206,41 @@ def execute(
         **settings: as for `bulk.arun_bulk`; a budget and a deadline are for the local executor.
 
     Raises:
-        UsageError: an unknown executor, or a setting that it has not.
+        UsageError: as `check_execution` says.
     """
+    limits = {name: settings.get(name) for name in ("budget", "deadline")}
+    check_execution(job, executor, **limits)
     if executor == "local":
         return run_bulk(job.program, job.source(), directory, **settings)
-    kind, _, address = executor.partition(":")
-    if kind != "ray":
-        raise UnknownNameError("executor", executor, ["local", "ray", "ray:ADDRESS"])
-    refused = [name for name in ("budget", "deadline") if settings.pop(name, None) is not None]
-    if refused:
-        raise UsageError(
-            f"{' and '.join(refused)}: only the local executor keeps these; leave them out with ray"
-        )
     from spri_dspy.cluster import run_on_ray
 
+    address = executor.partition(":")[2] or None
     make = partial(make_program, job.request)
-    return run_on_ray(make, job.source(), directory, address=address or None, workers=workers, **settings)
+    kept = {name: value for name, value in settings.items() if name not in limits}
+    return run_on_ray(make, job.source(), directory, address=address, workers=workers, **kept)
+
+
+def check_execution(
+    job: Job, executor: str, budget: Budget | None = None, deadline: float | None = None
+) -> None:
+    """Refuse a way of running that there is not, before anything is written.
+
+    Raises:
+        UsageError: an unknown executor, a setting that it has not, or a limit of dollars where a price is unknown.
+        PrerequisiteError: Ray is asked for and not installed.
+    """
+    if executor != "local":
+        if executor.partition(":")[0] != "ray":
+            raise UnknownNameError("executor", executor, ["local", "ray", "ray:ADDRESS"])
+        refused = [name for name, value in (("budget", budget), ("deadline", deadline)) if value is not None]
+        if refused:
+            raise UsageError(
+                f"{' and '.join(refused)}: only the local executor keeps these; leave them out with ray"
+            )
+        from spri_dspy.cluster import find_ray
+
+        find_ray()
+    check_budget(job.program, budget)
 
 
 def _source(task: Task, request: Request, program: Any) -> Callable[[], Iterator[Example]]:
@@ -265,7 +294,10 @@ def _survey(
         seen: set[str] = set()
         for example in examples:
             total += 1
-            program.check(example.inputs, example.group)
+            try:
+                program.check(example.inputs, example.group)
+            except UsageError as error:
+                raise DataError(f"example {example.id!r}: {error}") from None
             characters += sum(len(str(value)) for value in example.inputs.values())
             source = example.cluster or example.id
             if source not in seen:

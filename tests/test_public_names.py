@@ -26,6 +26,7 @@ PUBLIC = [
     "RunMismatchError",
     "SPRI",
     "Score",
+    "SeedSearch",
     "SpriError",
     "Task",
     "UnknownNameError",
@@ -38,6 +39,7 @@ PUBLIC = [
     "load_task",
     "read_score",
     "run_bulk",
+    "tune",
 ]
 
 

@@ -197,7 +197,9 @@ def test_flask_judges_real_instances_by_their_capability(tmp_path):
     scored = [row for row in real if row["capability"] != "multilingual"][::200][:3]
     rows = [{**row, "response": row["reference_answer"]} for row in scored]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    asked = jobs.Request(task="rubrics", system="flask", data=tmp_path / "rows.jsonl", lms={"base": "offline"})
+    asked = jobs.Request(
+        task="rubrics", system="flask", data=tmp_path / "rows.jsonl", lms={"base": "offline"}
+    )
     job = jobs.plan(asked)
     with job.open(tmp_path / "run") as directory:
         summary = jobs.execute(job, directory)
