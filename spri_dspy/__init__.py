@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from spri_dspy.runs import RunDir
     from spri_dspy.tasks import Task, load_task
     from spri_dspy.tuning import tune
+    from spri_dspy.tuning.metrics import load_metric
     from spri_dspy.tuning.seed_search import SeedSearch
 
 _HOME = {
@@ -67,6 +68,7 @@ _HOME = {
     "Verdict": "records",
     "load_judge": "judges",
     "load_lm": "lms",
+    "load_metric": "tuning.metrics",
     "load_task": "tasks",
     "read_score": "reading",
     "run_bulk": "bulk",
@@ -99,6 +101,7 @@ __all__ = [  # noqa: RUF022 - sorted as a menu, case-sensitively
     "Verdict",
     "load_judge",
     "load_lm",
+    "load_metric",
     "load_task",
     "read_score",
     "run_bulk",

@@ -36,6 +36,7 @@ PUBLIC = [
     "Verdict",
     "load_judge",
     "load_lm",
+    "load_metric",
     "load_task",
     "read_score",
     "run_bulk",
