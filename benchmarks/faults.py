@@ -58,9 +58,7 @@ def run_once(root: str, count: int, slots: int) -> dict[str, Any]:
     }
 
 
-def compare(
-    examples: int, slots: int, latency: float, bursts: Sequence[Sequence[float]]
-) -> dict[str, Any]:
+def compare(examples: int, slots: int, latency: float, bursts: Sequence[Sequence[float]]) -> dict[str, Any]:
     """Runs without faults before and after one with all of them.
 
     Args:
@@ -96,7 +94,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--examples", type=int, default=600)
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--latency", type=float, default=0.05)
-    parser.add_argument("--bursts", type=json.loads, default=[[1, 2], [4, 5]], help="default: [[1, 2], [4, 5]]")
+    parser.add_argument(
+        "--bursts", type=json.loads, default=[[1, 2], [4, 5]], help="default: [[1, 2], [4, 5]]"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
     found = compare(options.examples, options.slots, options.latency, options.bursts)

@@ -16,7 +16,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -88,11 +90,16 @@ def run_bulk(
         made = {"program": fingerprint(program.dump_state())}
         with RunDir.create(run, made) as directory:
             return run_bulk(program, examples, directory, **settings)
+
+    async def work() -> Summary:
+        asyncio.get_running_loop().set_default_executor(_Nearby())
+        return await arun_bulk(program, examples, run, **settings)
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(arun_bulk(program, examples, run, **settings))
-    return _in_a_thread(arun_bulk(program, examples, run, **settings))
+        return asyncio.run(work())
+    return _in_a_thread(work())
 
 
 async def arun_bulk(
@@ -305,6 +312,25 @@ def _first(errors: BaseExceptionGroup[Exception]) -> BaseException:
     for error in errors.exceptions:
         found.append(_first(error) if isinstance(error, BaseExceptionGroup) else error)
     return next((e for e in found if isinstance(e, SpriError)), found[0])
+
+
+class _Nearby(ThreadPoolExecutor):
+    """Threads for a loop of our own, but none for DSPy's preparation of a call.
+
+    DSPy sends four short steps of every call to a thread, in case they read a file or a credential. They are pure
+    Python, so nothing runs beside them, and each way there and back costs more than the step.
+    """
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        step = fn.args[0] if isinstance(fn, partial) and fn.args else None  # asyncio.to_thread's context.run
+        if not (getattr(step, "__module__", None) or "").startswith("dspy.clients."):
+            return super().submit(fn, *args, **kwargs)
+        done: Future[Any] = Future()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except Exception as error:  # whatever it is, it is for who awaits the step
+            done.set_exception(error)
+        return done
 
 
 def _in_a_thread(work: Coroutine[Any, Any, Summary]) -> Summary:

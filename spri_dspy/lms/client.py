@@ -71,9 +71,9 @@ class Retry:
         longest_wait: cap in seconds on any wait, a server's Retry-After included.
     """
 
-    attempts: int = 5
+    attempts: int = 6
     patience: float = 600.0
-    first_wait: float = 0.5
+    first_wait: float = 0.25
     longest_wait: float = 60.0
 
     def wait_seconds(self, attempt: int, error: BaseException, rng: random.Random) -> float:

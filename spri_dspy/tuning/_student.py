@@ -22,6 +22,7 @@ from typing import Any
 
 import dspy
 
+from spri_dspy.bulk import plain
 from spri_dspy.errors import BudgetSpent, PrerequisiteError, SpriError, UsageError
 from spri_dspy.lms.client import Scope, failure_kind, use_scope
 from spri_dspy.tasks import Example
@@ -75,7 +76,7 @@ class Watch:
         self.failures: Counter[str] = Counter()
         self.n_runs = self.missing = 0
         self.seen: dict[str, Seen] = {}
-        self._groups = _Groups(examples)
+        self._demos = _Demos(examples)
         self._changed = threading.Condition()
         self._open = 0
         self._flights: dict[Any, tuple[threading.Lock, list[None]]] = {}
@@ -125,7 +126,7 @@ class Watch:
         Raises:
             Halt: see `guarded`.
         """
-        self._groups.restore(student.chosen.values())
+        self._demos.settle(student.chosen.values())
         shared = getattr(student.program, "inputs", None) or sorted(inputs)
         key = (student.key, _rollouts(student.program), repr([inputs.get(name) for name in shared]))
         # The answers to one instance share its first stage, and DSPy starts a slow example again after two minutes: one
@@ -144,7 +145,7 @@ class Watch:
 
     def returned(self, student: Student) -> State:
         """What an optimiser returned, with its demos' groups."""
-        self._groups.restore(student.chosen.values())
+        self._demos.settle(student.chosen.values())
         return student.state()
 
     def fail(self, error: Exception) -> None:
@@ -246,7 +247,7 @@ def tidy(predictor: Any) -> list[dspy.Example]:
     """
     signature, kept = predictor.signature, []
     for demo in predictor.demos:
-        fields = {name: demo[name] for name in signature.fields if demo.get(name) is not None}
+        fields = {name: plain(demo[name]) for name in signature.fields if demo.get(name) is not None}
         has_outputs = all(name in fields for name in signature.output_fields)
         if not has_outputs or not any(name in fields for name in signature.input_fields):
             continue
@@ -255,24 +256,33 @@ def tidy(predictor: Any) -> list[dspy.Example]:
     return kept
 
 
-class _Groups:
-    """Groups by inputs: bootstrapped demos are made of a stage's inputs, which have no group in them."""
+class _Demos:
+    """Makes demos what they will be once they are saved: bootstrapped ones have typed values, and have lost their group.
+
+    A stage's inputs have no group in them, so it is found by them among the examples.
+    """
 
     def __init__(self, examples: Sequence[Example]) -> None:
         self._examples = [e for e in examples if e.group is not None]
         self._tables: dict[tuple[str, ...], dict[tuple[str, ...], str | None]] = {}
 
-    def restore(self, predictors: Iterable[Any]) -> None:
-        """Give every demo that came from an example its example's group; what has one keeps it."""
-        if not self._examples:
-            return
+    def settle(self, predictors: Iterable[Any]) -> None:
+        """Give every demo plain values and, if it came from an example, its example's group; what has one keeps it."""
         for predictor in predictors:
-            names = tuple(n for n in predictor.signature.input_fields if n in self._examples[0].inputs)
-            for demo in predictor.demos if names else ():
-                if "group" not in demo and all(n in demo for n in names):
-                    group = self._table(names).get(tuple(str(demo[n]) for n in names))
+            for demo in predictor.demos:
+                for name, value in list(demo.items()):
+                    if not isinstance(value, str | int | float | dict | None):
+                        demo[name] = plain(value)
+                if self._examples and "group" not in demo:
+                    group = self._group(predictor, demo)
                     if group is not None:
                         demo["group"] = group
+
+    def _group(self, predictor: Any, demo: Any) -> str | None:
+        names = tuple(n for n in predictor.signature.input_fields if n in self._examples[0].inputs)
+        if not names or any(n not in demo for n in names):
+            return None
+        return self._table(names).get(tuple(str(demo[n]) for n in names))
 
     def _table(self, names: tuple[str, ...]) -> dict[tuple[str, ...], str | None]:
         """Groups by the values of these inputs; None where two groups have the same ones."""

@@ -159,8 +159,8 @@ class Evaluator:
 
         Those whose score was taken over from a program with the same prompts, and those that never ran, are left out.
         """
-        trial = self._trial(program)
-        found = {r.id: r for r in self._read(self.folder / TRIALS / trial.name)}
+        folder = self.folder / TRIALS / self._trial(program).name
+        found = {r.id: r for r in RunDir.read(folder).records()} if folder.exists() else {}
         return [found[e.id] for e in examples if e.id in found]
 
     def run(self, module: Any, examples: Sequence[Example], name: str) -> list[Record]:
@@ -364,9 +364,6 @@ class Evaluator:
                     raise
                 logger.warning("%s fails on example after example and is given up: %s", path, error)
             return [r for r in run.records() if r.id in wanted]
-
-    def _read(self, path: Path) -> list[Record]:
-        return list(RunDir.read(path).records()) if (path / "manifest.json").exists() else []
 
 
 class _InScope:
