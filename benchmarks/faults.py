@@ -62,6 +62,8 @@ def compare(examples: int, slots: int, latency: float, bursts: Sequence[Sequence
     """Runs without faults before and after one with all of them.
 
     Args:
+        examples: in each run.
+        slots: calls in flight at most.
         latency: mean seconds of an answer.
         bursts: (from, to) in seconds since the start of the run in which every call is refused.
     """

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import dspy
+from dspy.utils.exceptions import AdapterParseError, LMError
 
-from spri_dspy.errors import BudgetSpent, UsageError
+from spri_dspy.errors import BudgetSpent, CallError, UsageError
 from spri_dspy.lms.cache import CallCache
-from spri_dspy.lms.client import Retry, Scope, use_scope
+from spri_dspy.lms.client import Retry, Scope, failure_kind, use_scope
 from spri_dspy.lms.limits import Budget
 from spri_dspy.predict import RolePredict
 from spri_dspy.records import Score
@@ -24,7 +25,7 @@ from spri_dspy.runs import CACHE
 from spri_dspy.tasks import Example
 from spri_dspy.tuning._running import RUNNERS, Job
 from spri_dspy.tuning._stand_in import StandIn, as_rows
-from spri_dspy.tuning._student import Halt, Seen, State, Student, Watch, build
+from spri_dspy.tuning._student import Halt, Seen, Sentinel, State, Student, Watch, build, first_line
 from spri_dspy.tuning.decision import COVERAGE_LOSS, FEWEST_CLUSTERS, Decision, decide
 from spri_dspy.tuning.evaluation import Evaluator, Spent
 from spri_dspy.tuning.metrics import Metric
@@ -155,9 +156,9 @@ class DspyCompile:
                 return self.start
             for number in range(1, self.asked.rounds + 1):
                 found = self._round(number, best)
-                if found is best:
+                is_better, best = found is not best, found
+                if not is_better or self.report.stopped:
                     break
-                best = found
         self.report.start = self.metric.value(self.known[identity(self.start)].scores)
         self.report.winner = self.metric.value(best.scores)
         return best.program
@@ -214,21 +215,31 @@ class DspyCompile:
                 asked.rng_seed,
                 asked.concurrency,
             )
+            around = _surroundings(student, watch, asked.concurrency)
             try:
-                with use_scope(scope), _surroundings(student, asked.concurrency), _said(self.folder / SAID):
-                    returned = RUNNERS[asked.optimizer](job, **asked.options)
-            except Halt:
-                returned = None
-            except BudgetSpent as spent:  # of the LM that writes instructions
-                watch.stop(spent)
-                returned = None
-            except (ValueError, AssertionError) as error:  # how DSPy refuses options and data
-                raise UsageError(f"DSPy's {asked.optimizer} refuses this: {error}") from error
+                with use_scope(scope), around, _said(self.folder / SAID):
+                    returned = self._run_optimizer(job, watch)
             finally:
                 watch.settle()  # before the cache is closed
         if watch.stopped_by is not None and not isinstance(watch.stopped_by, BudgetSpent):
             raise watch.stopped_by
         return watch, watch.returned(returned) if returned is not None else None
+
+    def _run_optimizer(self, job: Job, watch: Watch) -> Student | None:
+        """What the optimiser returns; None if it did not come to that, and what it scored until then is to be used."""
+        name = self.asked.optimizer
+        try:
+            return RUNNERS[name](job, **self.asked.options)
+        except Halt:
+            return None
+        except (AdapterParseError, LMError, CallError, BudgetSpent) as error:  # of the LM that writes for it
+            if isinstance(error, BudgetSpent) or failure_kind(error) == "fatal":
+                watch.stop(error)
+            else:
+                self.report.stopped = f"{name} ended early, by the LM that writes for it: {first_line(error)}"
+            return None
+        except (ValueError, AssertionError) as error:  # how DSPy refuses options and data
+            raise UsageError(f"DSPy's {name} refuses this: {first_line(error)}") from error
 
     def _score(self, program: Any, about: Mapping[str, Any]) -> _Known:
         """Score a program on the search rows, and write it down."""
@@ -346,10 +357,11 @@ def _number(value: float) -> float | None:
 
 
 @contextmanager
-def _surroundings(student: Student, threads: int) -> Generator[None]:
+def _surroundings(student: Student, watch: Watch, threads: int) -> Generator[None]:
     """DSPy's settings while an optimiser runs: nothing global is called, kept or counted."""
     settings: dict[str, Any] = {"num_threads": threads, "max_errors": 10**9, "disable_history": True}
-    with dspy.context(lm=student.get_lm(), trace=None, **settings):
+    callbacks = [*dspy.settings.callbacks, Sentinel(watch)]
+    with dspy.context(lm=student.get_lm(), trace=None, callbacks=callbacks, **settings):
         yield
 
 

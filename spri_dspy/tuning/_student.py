@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import dspy
+from dspy.utils.callback import BaseCallback
 
 from spri_dspy.bulk import plain
 from spri_dspy.errors import BudgetSpent, PrerequisiteError, SpriError, UsageError
@@ -112,6 +113,13 @@ class Watch:
 
     def stop(self, error: Exception) -> None:
         """Let no further call begin."""
+        if failure_kind(error) == "fatal" and not isinstance(error, SpriError):
+            why = PrerequisiteError(
+                f"every call would fail: {first_line(error)}; check the LM's key, model and address, then start the "
+                "same again, finished calls are kept"
+            )
+            why.__cause__ = error
+            error = why
         with self._changed:
             self.stopped_by = self.stopped_by or error
 
@@ -152,7 +160,7 @@ class Watch:
         """Count a failed example."""
         name = type(error).__name__
         if not self.failures[name]:
-            logger.warning("an example failed and counts as missing: %s", _first_line(error))
+            logger.warning("an example failed and counts as missing: %s", first_line(error))
         self.failures[name] += 1
 
     def note(self, student: Student, example_id: str, value: float) -> None:
@@ -175,6 +183,24 @@ class Watch:
                 users.pop()
                 if not users:
                     self._flights.pop(key, None)
+
+
+class Sentinel(BaseCallback):
+    """Sees every LM call of a search, and ends it when one fails that none after it can survive.
+
+    Some optimisers take the failure of the LM that writes for them for a bad idea, and go on without any.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def on_lm_end(
+        self, call_id: str, outputs: dict[str, Any] | None, exception: BaseException | None = None
+    ) -> None:
+        """Look at how a call ended."""
+        if exception is not None and failure_kind(exception) == "fatal":
+            assert isinstance(exception, Exception)
+            self._watch.stop(exception)
 
 
 class Student(dspy.Module):
@@ -257,7 +283,7 @@ def tidy(predictor: Any) -> list[dspy.Example]:
 
 
 class _Demos:
-    """Makes demos what they will be once they are saved: bootstrapped ones have typed values, and have lost their group.
+    """Makes demos what they will be once they are saved: bootstrapped ones have typed values and no group.
 
     A stage's inputs have no group in them, so it is found by them among the examples.
     """
@@ -301,7 +327,8 @@ def _rollouts(program: Any) -> tuple[str, ...]:
     return tuple(str(lm.kwargs.get("rollout_id", "")) for lm in lms if lm is not None)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, short: LM errors may hold whole prompts."""
     lines = str(getattr(error, "message", None) or error).splitlines() or [""]
     said = lines[0][:200]
     return said if isinstance(error, SpriError) else f"{type(error).__name__}: {said}"

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import dspy
 import pytest
+from dspy.lm15 import AuthError
 
 import spri_dspy as spri
-from spri_dspy.errors import BudgetSpent, UnknownNameError, UsageError
+from spri_dspy.errors import BudgetSpent, PrerequisiteError, UnknownNameError, UsageError
 from spri_dspy.lms.client import Scope
 from spri_dspy.lms.limits import Budget
 from spri_dspy.lms.replay import replay_lm
@@ -23,6 +24,7 @@ from spri_dspy.tuning._student import Halt, Seen, Student, Watch, tidy
 from spri_dspy.tuning.dspy_optimizers import COMMON, DspySearch
 from spri_dspy.tuning.metrics import Metric, pearson
 from spri_dspy.tuning.surrogate import NEUTRAL, fit
+from tests.tuning import world
 from tests.tuning.listening import LANDMARKS, Listening, Writer, make_examples
 from tests.tuning.world import make_program
 
@@ -121,12 +123,16 @@ def test_only_the_chosen_stage_changes_and_every_role_keeps_its_lm(tmp_path, nob
 
 def test_bootstrapped_demos_get_their_examples_group_back(tmp_path, nobody):
     town = Listening()
-    found, _ = tuned("bootstrap_few_shot", tmp_path, town, max_bootstrapped_demos=6)
+    both = ["principles.generate", "response.generate"]
+    found, _ = tuned("bootstrap_few_shot", tmp_path, town, stages=both, max_bootstrapped_demos=6)
     made = next(
         c["program"] for c in found.candidate_programs if len(c["program"].principles.generate.demos) > 4
     )
     new = [d for d in made.principles.generate.demos if d.get("augmented")]
     assert new and all(d.group in d.question for d in new)
+    assert all(
+        type(d.response) is dict for d in made.response.generate.demos
+    )  # plain, as they will be once saved
     north = demos_of_group(made.principles.generate.demos, "north")
     assert north and all(d.group == "north" for d in north)
 
@@ -311,6 +317,43 @@ def test_what_is_still_being_run_is_waited_for():
     watch.settle()
     assert ended.is_set()
     thread.join()
+
+
+class Locked(Writer):
+    """A writer whose key is wrong."""
+
+    def complete(self, request):
+        self.prompts.append("refused")
+        raise AuthError("no such key")
+
+
+class Mumbling(Writer):
+    """A writer that never answers in the form that was asked for."""
+
+    def complete(self, request):
+        self.prompts.append("mumbled")
+        return world._response(request, "hm")
+
+
+@pytest.mark.parametrize("optimizer", sorted(WRITERS))
+def test_a_writer_without_a_key_ends_the_search(tmp_path, nobody, optimizer):
+    town, writer = Listening(), Locked()
+    with pytest.raises(PrerequisiteError, match=r"every call would fail: .*no such key"):
+        tuned(optimizer, tmp_path, town, writer=writer, **SMALL[optimizer])
+    assert 1 <= len(writer.prompts) <= 3
+
+
+@pytest.mark.parametrize("optimizer", sorted(WRITERS))
+def test_a_writer_that_cannot_be_read_leaves_what_is_known(tmp_path, nobody, optimizer):
+    town, writer = Listening(), Mumbling()
+    found, program = tuned(
+        optimizer, tmp_path, town, writer=writer, sets=splits(town, 8, 24, 12), **SMALL[optimizer]
+    )
+    assert writer.prompts
+    assert found.report.decision.start is not None and found.report.test["before"].n == 12
+    assert (
+        found.principles.generate.signature.instructions == program.principles.generate.signature.instructions
+    )
 
 
 def test_mipros_first_set_of_demos_is_the_starts(tmp_path, nobody):
