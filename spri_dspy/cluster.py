@@ -119,7 +119,7 @@ def find_ray() -> Any:
         PrerequisiteError: it is not installed.
     """
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports] - the extra [ray]
     except ImportError as error:
         raise PrerequisiteError('Ray is not installed: pip install "spri-dspy[ray]"') from error
     return ray

@@ -10,6 +10,7 @@ import pytest
 
 from optimize import __main__ as shelf
 from tests.command import assert_refused, files, spri, write
+from tests.servers.openai_mock import MockConfig
 
 REPOSITORY = Path(__file__).parents[1]
 POSTS = (REPOSITORY / "optimize" / "data" / "reappraisal.jsonl").read_text("utf-8").splitlines()
@@ -195,3 +196,18 @@ def test_made_up_examples_are_what_their_script_writes(tmp_path, monkeypatch):
     there = REPOSITORY / "optimize" / "data"
     for name in ("reappraisal", "rubrics", "sft"):
         assert (tmp_path / f"{name}.jsonl").read_bytes() == (there / f"{name}.jsonl").read_bytes()
+
+
+def test_calls_over_http_are_counted_kept_and_stopped_by_the_budget(path, start_mock):
+    mock = start_mock(MockConfig(accept=0.6, rates={"rate_limit": 0.02}, retry_after_seconds=0.01))
+    path.write_text(RECIPE.replace("labeled_few_shot", "bootstrap_random_search"), "utf-8")
+    lm = f"hosted_vllm/mock?api_base={mock.base_url}"
+    arguments = [part for role in ("base", "critic", "judge") for part in ("--lm", f"{role}={lm}")]
+    code, out, err = spri("tune", path, *arguments, "--json", "--max-calls", "700")
+    assert code == 0, err
+    found, stats = json.loads(out), mock.stats
+    assert found["costs"]["calls"] == stats.n_answered <= 700
+    assert found["costs"]["input_tokens"] == stats.input_tokens
+    assert found["stopped"] is None or "budget" in found["stopped"]
+    again = json.loads(spri("tune", path, *arguments, "--json", "--max-calls", "700")[1])
+    assert again == found and mock.stats.n_answered == stats.n_answered

@@ -199,7 +199,9 @@ class DspyCompile:
     def _optimise(self, program: Any, surrogate: Surrogate) -> tuple[Watch, State | None]:
         """Run the optimiser: what was watched, and what it returned, if it came to that."""
         asked, splits = self.asked, self.splits
-        finals = self.each.times(len(splits.search) * min(2, asked.finalists) * _MARGIN)
+        finals = self.each.times(
+            len(splits.search) * _MARGIN
+        )  # most of their calls were made by the optimiser
         with closing(CallCache(self.folder / CACHE)) as cache, self.evaluator.holding_back(finals):
             count = self.evaluator.budget or Budget(calls=int(self.evaluator.spent().calls))
             scope = Scope(cache=cache, retry=asked.retry or Retry(), budget=count)
