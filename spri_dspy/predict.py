@@ -8,6 +8,7 @@ the demos of its group, and saves prompts and demos alone. It knows no task.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
@@ -149,11 +150,11 @@ class RolePredict(dspy.Predict):
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
         """Instructions, field descriptions, demos and which of them are shown; never the LM."""
-        lm, self.lm = self.lm, None
-        try:
-            return {**super().dump_state(json_mode=json_mode), "show": self.show}
-        finally:
-            self.lm = lm
+        twin = copy.copy(
+            self
+        )  # another thread may be calling this predictor, which must keep its LM meanwhile
+        twin.lm = None
+        return {**dspy.Predict.dump_state(twin, json_mode=json_mode), "show": self.show}
 
     def load_state(self, state: dict[str, Any], *, allow_unsafe_lm_state: bool = False) -> RolePredict:
         """Take over instructions, field descriptions and demos; the LM stays.
