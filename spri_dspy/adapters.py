@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args, get_origin
 from weakref import WeakKeyDictionary
 
@@ -81,8 +81,8 @@ _PARTS: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()
 
 def _remembered(adapter: Any, part: str, signature: Any, make: Callable[[Any], str]) -> str:
     made = _PARTS.setdefault(signature, {})
-    # Some optimisers change a signature's instructions in place.
-    key = f"{type(adapter).__name__} {part} {signature.instructions}"
+    # Some optimisers change a signature's instructions, its docstring, in place.
+    key = f"{type(adapter).__name__} {part} {signature.__doc__}"
     if key not in made:
         made[key] = make(signature)
     return made[key]
@@ -244,11 +244,12 @@ def _sections(signature: type[dspy.Signature], text: str) -> dict[str, str]:
 
     The first header that has text counts; of a rating the last, for a critic may quote what it judges.
     """
-    marks = [(name, m) for m in _HEADER.finditer(text) if (name := _output_named(signature, m.group(1)))]
+    outputs = signature.output_fields
+    marks = [(name, m) for m in _HEADER.finditer(text) if (name := _output_named(outputs, m.group(1)))]
     ends = [m.start() for _, m in marks[1:]] + [len(text)]
     found: dict[str, str] = {}
     for (name, mark), end in zip(marks, ends, strict=False):
-        if not found.get(name) or scale_of(signature.output_fields[name].annotation):
+        if not found.get(name) or scale_of(outputs[name].annotation):
             found[name] = text[mark.end() : end].strip()
     return found
 
@@ -257,11 +258,11 @@ def _json_fields(signature: type[dspy.Signature], answer: str, *, whole: bool = 
     """The outputs in a JSON object, repaired if need be; {} if there is none. `whole`: only if it is all there is."""
     if "{" not in answer or (whole and not answer.lstrip("`json \n").startswith("{")) or _is_runaway(answer):
         return {}
-    value = _loads(answer)
+    value, outputs = _loads(answer), signature.output_fields
     found: dict[str, Any] = {}
     for part in value if isinstance(value, list) else [value]:
         if isinstance(part, dict):
-            found |= {name: v for k, v in part.items() if (name := _output_named(signature, str(k)))}
+            found |= {name: v for k, v in part.items() if (name := _output_named(outputs, str(k)))}
     return found
 
 
@@ -277,9 +278,9 @@ def _loads(text: str) -> Any:
     return json_repair.loads(text)
 
 
-def _output_named(signature: type[dspy.Signature], heading: str) -> str | None:
+def _output_named(outputs: Mapping[str, Any], heading: str) -> str | None:
     name = heading.strip().casefold().replace(" ", "_")
-    return name if name in signature.output_fields else None
+    return name if name in outputs else None
 
 
 def _unframed(signature: type[dspy.Signature], text: str, *, is_json: bool) -> dict[str, str]:

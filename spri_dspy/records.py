@@ -116,7 +116,12 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON types; `from_json` gives an equal record back."""
-        return asdict(self) | {"trace": [asdict(r) for r in self.trace]}
+        value = {name: getattr(self, name) for name in self.__slots__}
+        parts = {
+            "trace": [asdict(r) for r in self.trace],
+            "usage": {n: asdict(u) for n, u in self.usage.items()},
+        }
+        return value | parts
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Record:

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 import spri_dspy as spri
-from spri_dspy.bulk import FUSE_LEAST, arun_bulk, run_bulk
+from spri_dspy.bulk import FUSE_LEAST, OPEN_PER_SLOT, arun_bulk, run_bulk
 from spri_dspy.errors import DataError, PrerequisiteError, UsageError
 from spri_dspy.lms.client import Retry
 from spri_dspy.records import Record
@@ -83,6 +83,15 @@ def test_waiting_before_another_attempt_holds_no_slot(tmp_path, start_mock):
     assert [r.id for r in records] == ["q1", "q0"]
 
 
+def test_examples_finish_in_their_order_until_the_input_ends(tmp_path, start_mock):
+    """So results come early, and a budget that is spent has finished whole examples. The last few end together."""
+    mock, concurrency, count = start_mock(), 1, 20
+    _, records = run_into(tmp_path / "run", make_program(mock), make_examples(count), concurrency=concurrency)
+    steady = count - (OPEN_PER_SLOT * concurrency + 2)
+    places = [int(record.id[1:]) for record in records][:steady]
+    assert all(abs(place - at) <= 2 for at, place in enumerate(places)), places  # neighbours take turns
+
+
 def test_examples_are_read_no_further_ahead_than_the_window(tmp_path, start_mock):
     mock = start_mock(MockConfig(latency_seconds=0.002))
     read = finished = ahead = 0
@@ -100,7 +109,7 @@ def test_examples_are_read_no_further_ahead_than_the_window(tmp_path, start_mock
 
     summary, _ = run_into(tmp_path / "run", make_program(mock), stream(), concurrency=3, on_record=count)
     assert summary.done == read == 30
-    assert ahead <= int(1.5 * 3) + 2
+    assert ahead <= OPEN_PER_SLOT * 3 + 2
 
 
 def test_concurrency_below_one_is_refused_before_anything_is_read(tmp_path):

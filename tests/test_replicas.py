@@ -56,7 +56,7 @@ def test_calls_one_after_another_go_round(start_mock):
 
 def test_slow_address_gets_fewer_calls(tmp_path, start_mock):
     quick, slow = start_mock(STEADY), start_mock(MockConfig(latency_seconds=0.2))
-    run_over(tmp_path / "run", 40, quick, slow)
+    run_over(tmp_path / "run", 25, quick, slow)
     assert slow.stats.n_answered < quick.stats.n_answered / 2
 
 
@@ -90,6 +90,17 @@ def test_address_that_is_back_gets_its_share_again(tmp_path, start_mock, short_r
     run_over(tmp_path / "run", 100, back, other)
     assert back.stats.faults == {"cut_before_headers": len(script)}
     assert back.stats.n_answered > other.stats.n_answered / 4
+
+
+def test_one_call_at_a_time_finds_out_whether_an_address_is_back():
+    lm = load_lm("hosted_vllm/mock?api_base=http://127.0.0.1:8/v1,http://127.0.0.1:9/v1")
+    back, other = lm.replicas
+    back._failures, back._rests_until = ILL_AFTER, 0.0
+    with other._watched(), other._watched():
+        assert lm._well() is back, "its rest is over and it is the least busy"
+        with back._watched():
+            assert lm._well() is other
+        assert back._failures == 0 and lm._well() is back
 
 
 def test_few_failures_among_many_answers_are_no_reason_to_rest(tmp_path, start_mock):

@@ -266,9 +266,25 @@ def _live(spec: LMSpec) -> ScopedLM:
     if engine == "litellm":
         import litellm  # noqa: F401 - seconds that would else count against the first call's timeout
     try:
-        return ScopedLM(model, engine=engine, cache=False, num_retries=0, **settings)
+        lm = ScopedLM(model, engine=engine, cache=False, num_retries=0, **settings)
+        lm = lm if engine == "litellm" else _native(lm, spec)
     except Exception as error:
         raise UsageError(f"DSPy refuses the LM {spec}: {error}") from error
+    lm.timeout = settings["timeout"]
+    return lm
+
+
+def _native(lm: ScopedLM, spec: LMSpec) -> ScopedLM:
+    """The LM over DSPy's native client, if that can carry it; connection settings are then the client's."""
+    from dspy.clients.backend_selection import CLIENT_KEYS
+
+    from spri_dspy.lms.native import native_engines
+
+    engines = native_engines(lm, str(spec))
+    if engines is None:
+        return lm
+    lm.kwargs = {k: v for k, v in lm.kwargs.items() if k not in CLIENT_KEYS}
+    return lm.copy(engine=engines[0], async_engine=engines[1])
 
 
 def _is_reasoning(model: str) -> bool:

@@ -18,7 +18,13 @@ import logging
 import random
 import time
 from collections.abc import Generator, Iterable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
@@ -123,11 +129,13 @@ class ScopedLM(dspy.LM):
         prompt_style: a name in `adapters.STYLES`, None where the string states none.
         replicas: the same model at several addresses, this one first; calls go to the least busy that is well.
         max_chars: how long a text may be that another field follows, in a JSON schema; None for no bound.
+        timeout: seconds that one attempt may take, None for as long as it takes.
     """
 
     spec: Any = None
     prompt_style: str | None = None
     max_chars: int | None = None
+    timeout: float | None = None
     replicas: tuple[ScopedLM, ...] = ()
     _open = 0
     _taken = 0
@@ -189,13 +197,15 @@ class ScopedLM(dspy.LM):
 
     async def _attempt(self, scope: Scope, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
         """One attempt at one address, within its slots, its timeout and the run's budget."""
-        lm = self._well()
-        with lm._watched():
-            async with scope.slots.slot(lm) if scope.slots else nullcontext():
-                lm._widen()
-                with _metered(scope, self), adapter_message_call(lm, messages):
-                    async with asyncio.timeout(lm.kwargs.get("timeout")):
-                        return await super(ScopedLM, lm).acall(prompt, messages=messages, **kwargs)
+        while True:
+            lm, joined = self._well(), time.monotonic()
+            with suppress(_Elsewhere), lm._watched():
+                async with scope.slots.slot(lm) if scope.slots else nullcontext():
+                    if lm._fell_at >= joined and self._well() is not lm:
+                        raise _Elsewhere  # while this call stood in its line
+                    with _metered(scope, self), adapter_message_call(lm, messages):
+                        async with asyncio.timeout(lm.timeout):
+                            return await super(ScopedLM, lm).acall(prompt, messages=messages, **kwargs)
 
     @contextmanager
     def _watched(self) -> Generator[None]:
@@ -213,16 +223,6 @@ class ScopedLM(dspy.LM):
             self._failures = 0
         finally:
             self._open -= 1
-
-    def _widen(self) -> None:
-        """Let as many connections be open as there are calls: DSPy's native client stops at 100, with no setting."""
-        if self._open <= 100:
-            return
-        for engine in self._engine_store.values():
-            pool = getattr(getattr(getattr(engine, "router", None), "_transport", None), "_pool", None)
-            while pool is not None and pool._max < self._open:
-                pool._max += 1
-                pool._slot.release()
 
     def _failed(self, began: float) -> None:
         """Count a failure in a row; calls that were under way when a rest began say nothing new."""
@@ -307,6 +307,10 @@ class ScopedLM(dspy.LM):
         shape = json.dumps(sampling, sort_keys=True, default=_type_name)
         prompt = prompt_key(messages, call.rollout if call else 0)
         return Keys(hashlib.sha256(f"{self._name} {shape} {prompt}".encode()).hexdigest(), prompt)
+
+
+class _Elsewhere(Exception):
+    """An address fell ill, so the call is to be made at another one."""
 
 
 def _repaired(output: Any) -> Any:

@@ -10,11 +10,13 @@ It knows LMs by identity, outcomes and token counts; no prompt and no example.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any
+import heapq
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, NamedTuple
 
 from spri_dspy.errors import BudgetSpent, UsageError
 from spri_dspy.lms import CALL, Call, LMSpec
@@ -26,8 +28,34 @@ LONGEST_PAUSE = 60.0
 """Cap in seconds on how long a server's Retry-After can hold an LM's calls back."""
 
 
+@dataclass
+class Turn:
+    """Where the calls of one example stand in line.
+
+    Attributes:
+        number: of the example, in the order in which they were begun.
+        stages: kinds of calls that it has had a place for so far.
+    """
+
+    number: int
+    stages: set[str] = field(default_factory=set)
+
+
+TURN: ContextVar[Turn | None] = ContextVar("spri_turn", default=None)
+
+
+class _Waiting(NamedTuple):
+    order: tuple[int, int]
+    place: asyncio.Future[float]
+    turn: Turn
+
+
 class Window:
     """The calls in flight of one LM: slow start, additive increase, multiplicative decrease.
+
+    While more examples come, the oldest goes first: results come early, and what a budget pays for gets finished.
+    Once none comes any more, whoever has the most before it goes first, so that all end at about the same time and no
+    long one runs on alone.
 
     Attributes:
         most: how many may ever be in flight.
@@ -42,25 +70,39 @@ class Window:
         self._threshold = float(most)
         self._paused_until = 0.0
         self._lowered_at = -1.0
-        self._waiting: deque[asyncio.Future[float]] = deque()
+        self._waiting: list[_Waiting] = []
+        self._arrivals = count()
+        self._ending = False
         self._wake: asyncio.TimerHandle | None = None
 
-    async def enter(self) -> float:
-        """Wait for a place; first come, first served. Returns when it was given, which a busy loop hears of later."""
+    async def enter(self, turn: Turn | None = None) -> float:
+        """Wait for a place. Returns when it was given, which a busy loop hears of later.
+
+        Args:
+            turn: where the call's example stands; without one, first come is first served.
+        """
         place = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
+        arrival = next(self._arrivals)
+        turn = turn or Turn(arrival)
+        heapq.heappush(self._waiting, _Waiting((self._rank(turn), arrival), place, turn))
         self._fill()
         if place.done():
             return place.result()
         try:
             return await place
         except asyncio.CancelledError:
-            if place.cancelled():
-                with suppress(ValueError):  # handed on already by a refill that found it cancelled
-                    self._waiting.remove(place)
-            else:  # the place came in the same moment: somebody else may have it
+            if not place.cancelled():  # the place came in the same moment: somebody else may have it
                 self.leave()
             raise
+
+    def end(self) -> None:
+        """No further example comes: from now on, whoever has the most before it goes first."""
+        self._ending = True
+        self._waiting = [w._replace(order=(self._rank(w.turn), w.order[1])) for w in self._waiting]
+        heapq.heapify(self._waiting)
+
+    def _rank(self, turn: Turn) -> int:
+        return len(turn.stages) if self._ending else turn.number
 
     def leave(self) -> None:
         """Give the place back, and hand free places to those who wait."""
@@ -94,7 +136,7 @@ class Window:
             if now < self._paused_until:
                 self._wake_up()
                 return
-            place = self._waiting.popleft()
+            place = heapq.heappop(self._waiting).place
             if not place.done():
                 self.in_flight += 1
                 place.set_result(now)
@@ -124,29 +166,51 @@ class Limiter:
             raise UsageError(f"concurrency must be at least 1, not {concurrency}")
         self._concurrency = concurrency
         self._windows: dict[int, Window] = {}
+        self._ending = False
 
     def window(self, lm: Any) -> Window:
         """The window of an LM."""
         found = self._windows.get(id(lm))
         if found is None:
             found = self._windows[id(lm)] = Window(self._concurrency)
+            if self._ending:
+                found.end()
         return found
 
-    @asynccontextmanager
-    async def slot(self, lm: Any) -> AsyncGenerator[None]:
-        """Hold one place of this LM while its call is made, and learn from how it ends."""
-        window = self.window(lm)
-        began = await window.enter()
-        try:
-            yield
-        except Exception as error:
-            if is_refusal(error):
-                window.refused(began, getattr(error, "retry_after", None))
-            raise
-        else:
-            window.succeeded()
-        finally:
-            window.leave()
+    def end(self) -> None:
+        """No further example comes; see Window."""
+        self._ending = True
+        for window in self._windows.values():
+            window.end()
+
+    def slot(self, lm: Any) -> _Slot:
+        """Hold one place of this LM while its call is made (`async with`), and learn from how it ends."""
+        return _Slot(self.window(lm))
+
+
+class _Slot:
+    """One place in a window. A class, for a generator here would cost each call a hundredth of its time."""
+
+    __slots__ = ("_began", "_window")
+
+    def __init__(self, window: Window) -> None:
+        self._window, self._began = window, 0.0
+
+    async def __aenter__(self) -> None:
+        turn, call = TURN.get(), CALL.get()
+        self._began = await self._window.enter(turn)
+        if turn and call:
+            turn.stages.add(call.stage)
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None:
+            self._window.succeeded()
+            self._window.leave()
+            return
+        if is_refusal(error):
+            self._window.refused(self._began, getattr(error, "retry_after", None))
+        # One turn of the loop later: where this error ends the run, the next call is not begun.
+        asyncio.get_running_loop().call_soon(self._window.leave)
 
 
 def is_refusal(error: BaseException) -> bool:

@@ -222,7 +222,7 @@ def test_deadline_is_named(monkeypatch):
 
     engine = Engine()
     lm = ScopedLM("test/slow", engine=engine, async_engine=Slow(engine), cache=False, num_retries=0)
-    lm.kwargs["timeout"] = 0.01
+    lm.timeout = 0.01
     with (
         use_scope(Scope(retry=QUICK)),
         pytest.raises(spri.CallError, match=r"no answer within the LM's timeout, 3 attempt"),

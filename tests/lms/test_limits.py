@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 import spri_dspy as spri
 from spri_dspy.bulk import run_bulk
 from spri_dspy.errors import UsageError
+from spri_dspy.lms import CALL, Call
 from spri_dspy.lms.client import Retry
-from spri_dspy.lms.limits import FIRST_WINDOW, LONGEST_PAUSE, Limiter, Window
+from spri_dspy.lms.limits import FIRST_WINDOW, LONGEST_PAUSE, TURN, Limiter, Turn, Window
 from spri_dspy.runs import RunDir
 from spri_dspy.tasks import Example
 from tests.factories import make_task
@@ -34,9 +35,10 @@ class QuickLoop(asyncio.SelectorEventLoop):
 
 
 def quickly(work):
+    """What the work returns; work that would wait for ever fails."""
     loop = QuickLoop()
     try:
-        return loop.run_until_complete(work)
+        return loop.run_until_complete(asyncio.wait_for(work, 1e9))
     finally:
         loop.close()
 
@@ -188,6 +190,61 @@ def test_who_waits_longest_gets_in_first():
     assert quickly(traffic()) == [0, 1, 3, 4]
 
 
+async def served(window, turns, *, ending=False):
+    """The order in which calls of these turns get the window's only place, all of them waiting for it."""
+    order = []
+
+    async def call(turn):
+        await window.enter(turn)
+        order.append(turn.number)
+        window.leave()
+
+    await window.enter()
+    tasks = [asyncio.create_task(call(turn)) for turn in turns]
+    await settle()
+    if ending:
+        window.end()
+    window.leave()
+    await asyncio.gather(*tasks)
+    return order
+
+
+STAGES = {3: {"a", "b"}, 1: {"a", "b", "c"}, 2: set(), 4: {"a"}, 5: set()}
+
+
+def test_oldest_example_goes_first_while_more_come():
+    turns = [Turn(number, stages) for number, stages in STAGES.items()]
+    assert quickly(served(Window(1), turns)) == [1, 2, 3, 4, 5]
+
+
+def test_example_with_the_most_before_it_goes_first_at_the_end():
+    """Of two that are equally far the one that waits longer does."""
+    turns = [Turn(number, stages) for number, stages in STAGES.items()]
+    assert quickly(served(Window(1), turns, ending=True)) == [2, 5, 4, 3, 1]
+
+
+def test_limiter_tells_the_end_to_windows_that_are_there_and_that_come_later():
+    limiter = Limiter(1)
+    limiter.window("old")
+    limiter.end()
+    for name in ("old", "new"):
+        turns = [Turn(number, stages) for number, stages in STAGES.items()]
+        assert quickly(served(limiter.window(name), turns)) == [2, 5, 4, 3, 1]
+
+
+def test_kinds_of_calls_that_had_a_place_are_remembered():
+    async def two_calls():
+        turn = Turn(1)
+        TURN.set(turn)
+        for stage in ("generate", "critique", "generate"):
+            CALL.set(Call(stage, "base"))
+            async with Limiter(1).slot("lm"):
+                pass
+        return turn.stages
+
+    assert quickly(two_calls()) == {"generate", "critique"}
+
+
 class Visitors:
     """Tasks that enter a window and stay until they are told to go."""
 
@@ -329,6 +386,31 @@ def test_cancelled_call_gives_its_place_back():
             return limiter.window("lm").in_flight
 
     assert quickly(traffic()) == 1
+
+
+def test_call_that_had_its_place_before_a_refusal_says_nothing_new():
+    """A busy loop lets it begin a moment later; without this, one burst would close the window twice."""
+
+    async def traffic():
+        limiter, loop = Limiter(8), asyncio.get_running_loop()
+        window = limiter.window("lm")
+        await hold(window, 8)
+
+        async def call():
+            async with limiter.slot("lm"):
+                raise REFUSALS[0]
+
+        task = asyncio.create_task(call())
+        await settle()
+        loop.now += 1
+        window.leave()
+        loop.now += 1
+        window.refused(0.0, None)
+        loop.now += 1
+        await asyncio.gather(task, return_exceptions=True)
+        return window.limit
+
+    assert quickly(traffic()) == 4
 
 
 @pytest.mark.parametrize("concurrency", [0, -3])

@@ -150,7 +150,7 @@ def test_missing_keys_are_named(text, named, monkeypatch):
 def test_own_key_variable_is_used(monkeypatch):
     monkeypatch.setenv("MY_TEAMS_KEY", "sk-mine")
     lm = load_lm("openai/gpt-4o-mini?key_env=MY_TEAMS_KEY")
-    assert lm.kwargs["api_key"] == "sk-mine"
+    assert list(lm.engine.route.config.api_keys.values()) == ["sk-mine"]
     assert "sk-mine" not in str(lm.dump_state()) + str(lm.spec)
 
 
@@ -201,7 +201,7 @@ def test_every_lm_states_temperature_limit_and_timeout(text, monkeypatch):
     is_reasoning = "o3" in text or "gpt-5" in text
     expected = {"temperature": 1.0, "max_tokens": 16000} if is_reasoning else {}
     wanted = DEFAULTS | expected | dict(spec.options)
-    assert (lm.kwargs["temperature"], limit, lm.kwargs["timeout"]) == (
+    assert (lm.kwargs["temperature"], limit, lm.timeout) == (
         wanted["temperature"],
         wanted["max_tokens"],
         wanted["timeout"],

@@ -1,0 +1,187 @@
+"""DSPy's native client (lm15) as an engine whose way is looked up once an LM, not once a call.
+
+DSPy finds out for every call anew which provider a model string means, which client can carry it and what that
+client can do. For one LM the answers stay the same, and finding them takes a third of the CPU time of a call. It
+knows requests and answers of lm15; it knows no prompt, no retry and no limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.request import getproxies
+
+import dspy
+from dspy._vendor.lm15.transports import StdlibAsyncTransport, StdlibTransport
+from dspy.clients.backend_selection import CLIENT_KEYS, select_backend
+from dspy.lm15 import (
+    AsyncLMRouter,
+    LMRouter,
+    Request,
+    Response,
+    RouterConfig,
+    UnsupportedFeatureError,
+    registered_providers,
+    request_from_openai_chat,
+)
+
+MOST_CONNECTIONS = 10_000
+"""More than any run has calls in flight: the limit on these is the run's own."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """The way to one model.
+
+    Attributes:
+        provider: as lm15 names it.
+        model: what its server is told.
+        config: address and key.
+        connection: settings of the transport.
+        lm_string: what the LM is made from again where a DSPy program is loaded that was saved with it.
+    """
+
+    provider: str
+    model: str
+    config: RouterConfig
+    connection: Mapping[str, Any]
+    lm_string: str
+
+    def client(self, router: type[LMRouter | AsyncLMRouter], transport: type[Any]) -> Any:
+        """A client of the provider, with connections of its own."""
+        config = replace(self.config, transport=transport(**self.connection))
+        return router(config).lm(f"{self.provider}:{self.model}")
+
+    def to_wire(self, request: Request) -> Request:
+        """The request with the model's name as its server knows it."""
+        return replace(request, model=self.model)
+
+
+class NativeEngine:
+    """Answers requests through lm15, one attempt each. Its copies share its connections.
+
+    Attributes:
+        supports_function_calling, supports_reasoning, supports_response_schema, supported_params: what DSPy asks.
+    """
+
+    def __init__(self, route: Route, capabilities: Mapping[str, Any]) -> None:
+        self.route = route
+        self.capabilities = dict(capabilities)
+        self.__dict__.update(capabilities)
+        self._client: Any = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"route": self.route, "capabilities": self.capabilities}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)
+
+    def complete(self, request: Request) -> Response:
+        """Answer one request."""
+        return self._connected().complete(self.route.to_wire(request))
+
+    def stream(self, request: Request) -> Iterator[Any]:
+        """Answer one request event by event."""
+        return self._connected().stream(self.route.to_wire(request))
+
+    def _connected(self) -> Any:
+        if self._client is None:
+            self._client = self.route.client(LMRouter, StdlibTransport)
+        return self._client
+
+    def dump_state(self) -> dict[str, Any]:
+        """The LM string."""
+        return {"lm": self.route.lm_string}
+
+    @classmethod
+    def load_state(cls, state: Mapping[str, Any]) -> Any:
+        """The engine of the LM that the string names."""
+        from spri_dspy.lms import load_lm
+
+        lm: Any = load_lm(state["lm"])
+        return lm.engine if isinstance(lm.engine, cls) else lm._async_engine_spec
+
+
+class AsyncNativeEngine(NativeEngine):
+    """The same without blocking; each event loop has connections of its own."""
+
+    def __init__(self, route: Route, capabilities: Mapping[str, Any]) -> None:
+        super().__init__(route, capabilities)
+        self._clients: dict[asyncio.AbstractEventLoop, Any] = {}
+
+    async def complete(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, request: Request
+    ) -> Response:
+        """Answer one request."""
+        return await self._connected().complete(self.route.to_wire(request))
+
+    def stream(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, request: Request
+    ) -> AsyncIterator[Any]:
+        """Answer one request event by event."""
+        return self._connected().stream(self.route.to_wire(request))
+
+    def _connected(self) -> Any:
+        loop = asyncio.get_running_loop()
+        client = self._clients.get(loop)
+        if client is None:
+            self._clients = {known: c for known, c in self._clients.items() if not known.is_closed()}
+            client = self._clients[loop] = self.route.client(AsyncLMRouter, StdlibAsyncTransport)
+        return client
+
+
+def native_engines(lm: dspy.LM, lm_string: str) -> tuple[NativeEngine, AsyncNativeEngine] | None:
+    """The engines that carry an LM's calls as DSPy would, None where DSPy would take LiteLLM.
+
+    Args:
+        lm: as DSPy makes it from a model string and its settings.
+        lm_string: what the engines are made from again after saving.
+
+    Raises:
+        LM15Error: the LM is for the native client only, which cannot carry it.
+    """
+    selection = select_backend(lm)
+    if not selection.native:
+        return None
+    resolution: Any = selection.resolution
+    client = selection.clients
+    address = client.get("api_base") or client.get("base_url")
+    provider = resolution.provider
+    config = RouterConfig(
+        api_keys={provider: client["api_key"]} if "api_key" in client else None,
+        base_urls={provider: address} if address else None,
+        providers=tuple(known.definition for known in registered_providers()),
+    )
+    sent = {k: v for k, v in lm.kwargs.items() if k not in CLIENT_KEYS and v is not None}
+    probe = {"model": f"{provider}:{resolution.model}", "messages": [{"role": "user", "content": "?"}]}
+    try:
+        LMRouter(config).plan(request_from_openai_chat(probe | sent, compat=resolution.compat))
+    except UnsupportedFeatureError:
+        if lm.engine == "lm15" or resolution.declared:
+            raise
+        return None
+    capabilities = {name: getattr(lm, name) for name in _CAPABILITIES}
+    seconds = client.get("timeout")
+    connection = {
+        "max_connections": MOST_CONNECTIONS,
+        "pool_timeout": None,
+        "trust_env": bool(
+            getproxies()
+        ),  # looked up here, for lm15 would read the whole environment at every call
+        **({"read_timeout": seconds, "write_timeout": seconds} if seconds else {}),
+    }
+    route = Route(provider, resolution.model, config, connection, lm_string)
+    return NativeEngine(route, capabilities), AsyncNativeEngine(route, capabilities)
+
+
+_CAPABILITIES = (
+    "supports_function_calling",
+    "supports_reasoning",
+    "supports_response_schema",
+    "supported_params",
+)

@@ -1,0 +1,181 @@
+"""DSPy's native client as an engine of ours: the same requests as DSPy's own, with the way looked up once."""
+
+import asyncio
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import dspy
+import pytest
+from dspy.lm15 import Message, Request
+
+import spri_dspy as spri
+from spri_dspy.lms import load_lm
+from spri_dspy.lms.native import AsyncNativeEngine, NativeEngine
+
+REPLY = {
+    "id": "r",
+    "object": "chat.completion",
+    "model": "m",
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Fine."}}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+}
+CHUNKS = [
+    {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "Fi"}}]},
+    {"choices": [{"index": 0, "delta": {"content": "ne."}, "finish_reason": "stop"}]},
+]
+MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How are you? 🙂"}]
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.seen, self.connections = [], 0
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+
+    def get_request(self):
+        self.connections += 1
+        return super().get_request()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.seen.append((self.path, headers, body))
+        if body.get("stream"):
+            lines = "".join(f"data: {json.dumps({'id': 'r', 'model': 'm', **c})}\n\n" for c in CHUNKS)
+            self.reply("text/event-stream", f"{lines}data: [DONE]\n\n".encode())
+        else:
+            self.reply("application/json", json.dumps(REPLY).encode())
+
+    def reply(self, kind, body):
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+
+
+async def ask(lm):
+    return await lm.acall(messages=MESSAGES)
+
+
+OPTIONS = [
+    "",
+    "&temperature=0&max_tokens=7",
+    "&seed=3&top_p=0.5&presence_penalty=0.25",
+    "&reasoning_effort=low",
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("way", ["sync", "async"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_is_sent_is_what_dspy_itself_would_send(server, options, way):
+    lm = load_lm(f"hosted_vllm/m?api_base={server.url}{options}")
+    assert isinstance(lm.engine, NativeEngine)
+    own = dspy.LM(lm.model, cache=False, num_retries=0, **lm.kwargs)
+    for each in (lm, own):
+        said = asyncio.run(ask(each)) if way == "async" else each(messages=MESSAGES)
+        assert said == ["Fine."]
+    (path, headers, body), (own_path, own_headers, own_body) = server.seen
+    assert (path, body) == (own_path, own_body) and body["messages"][-1]["content"].endswith("🙂")
+    assert headers == own_headers | {"host": headers["host"]}
+
+
+def test_calls_one_after_another_share_a_connection_and_each_loop_has_its_own(server):
+    lm = load_lm(f"hosted_vllm/m?api_base={server.url}")
+
+    async def three():
+        for _ in range(3):
+            await ask(lm)
+
+    asyncio.run(three())
+    assert server.connections == 1
+    asyncio.run(three())
+    assert (server.connections, len(server.seen)) == (2, 6)
+    assert len(lm._async_engine_spec._clients) == 1, "the loop that is closed is forgotten"
+    lm(messages=MESSAGES)
+    lm(messages=MESSAGES)
+    assert server.connections == 3
+
+
+def test_answers_can_be_streamed(server):
+    lm = load_lm(f"hosted_vllm/m?api_base={server.url}")
+    request = Request(model=lm.model, messages=(Message.user("Hello"),))
+    kinds = [event.type for event in lm.engine.stream(request)]
+    assert (kinds[0], kinds[-1]) == ("start", "end")
+
+    async def stream():
+        return [event.type async for event in lm._async_engine_spec.stream(request)]
+
+    assert asyncio.run(stream()) == kinds
+
+
+def test_program_saved_with_the_lm_finds_its_server_again_and_holds_no_key(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOSTED_VLLM_API_KEY", "sk-hidden")
+    predict = dspy.Predict("question -> answer")
+    predict.lm = load_lm(f"hosted_vllm/m?api_base={server.url}&temperature=0.2")
+    predict.save(tmp_path / "plain.json")
+    assert "sk-hidden" not in (tmp_path / "plain.json").read_text()
+    again = dspy.Predict("question -> answer")
+    again.load(tmp_path / "plain.json", allow_unsafe_lm_state=True)
+    assert type(again.lm.engine) is NativeEngine
+    assert type(again.lm._async_engine_spec) is AsyncNativeEngine
+    assert asyncio.run(ask(again.lm)) == again.lm(messages=MESSAGES) == ["Fine."]
+    assert [body["temperature"] for _, _, body in server.seen] == [0.2, 0.2]
+    assert {headers["authorization"] for _, headers, _ in server.seen} == {"Bearer sk-hidden"}
+
+
+def test_proxy_of_the_environment_is_used(server, monkeypatch):
+    monkeypatch.setenv("http_proxy", server.url.removesuffix("/v1"))
+    monkeypatch.setenv("no_proxy", "")
+    lm = load_lm("hosted_vllm/m?api_base=http://nowhere.invalid:81/v1")
+    assert asyncio.run(ask(lm)) == lm(messages=MESSAGES) == ["Fine."]
+    assert {path for path, _, _ in server.seen} == {"http://nowhere.invalid:81/v1/chat/completions"}
+
+
+@pytest.mark.parametrize(
+    "text", ["openai/gpt-4o-mini", "anthropic/claude-sonnet-4-5", "groq/llama-3.1-8b-instant"]
+)
+def test_providers_that_the_native_client_knows_need_no_litellm(text, monkeypatch):
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GROQ_API_KEY"):
+        monkeypatch.setenv(name, "sk-test")
+    lm, own = load_lm(text), dspy.LM(text)
+    assert isinstance(lm.engine, NativeEngine)
+    for name in (
+        "supports_response_schema",
+        "supports_function_calling",
+        "supports_reasoning",
+        "supported_params",
+    ):
+        assert getattr(lm, name) == getattr(own, name), name
+
+
+def test_what_the_native_client_cannot_carry_goes_to_litellm(monkeypatch):
+    monkeypatch.setenv("AZURE_API_KEY", "sk-azure")
+    lm = load_lm("azure/my-deployment?api_base=https://e.test&api_version=2024-10-21")
+    assert isinstance(lm.engine, str) and lm.timeout == 120
+
+
+def test_native_route_refuses_what_it_cannot_carry(monkeypatch):
+    monkeypatch.setenv("AZURE_API_KEY", "sk-azure")
+    with pytest.raises(spri.UsageError, match="DSPy refuses the LM azure/d"):
+        load_lm("azure/d?api_base=https://e.test&api_version=2024-10-21&route=native")
