@@ -93,11 +93,11 @@ def compare(examples: int, slots: int, latency: float, bursts: Sequence[Sequence
 def main(argv: list[str]) -> int:
     """Measure and print; 1 if an example was lost or is there twice."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks faults", description=__doc__)
-    parser.add_argument("--examples", type=int, default=600)
+    parser.add_argument("--examples", type=int, default=2000)
     parser.add_argument("--slots", type=int, default=64)
-    parser.add_argument("--latency", type=float, default=0.05)
+    parser.add_argument("--latency", type=float, default=0.2)
     parser.add_argument(
-        "--bursts", type=json.loads, default=[[1, 2], [4, 5]], help="default: [[1, 2], [4, 5]]"
+        "--bursts", type=json.loads, default=[[5, 6], [12, 13]], help="default: [[5, 6], [12, 13]]"
     )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)

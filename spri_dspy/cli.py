@@ -122,7 +122,8 @@ def run(
             rubrics=rubrics,
             task_options={"with_reference": True} if with_reference else {},
             allow_leak=allow_leak,
-        )
+        ),
+        run_dir,
     )
     if concurrency < 1:
         raise UsageError(f"--concurrency must be at least 1, not {concurrency}")

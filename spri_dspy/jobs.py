@@ -18,13 +18,13 @@ from typing import Any
 from spri_dspy.baselines import load_system
 from spri_dspy.bulk import Summary, check_budget, run_bulk
 from spri_dspy.doctor import versions
-from spri_dspy.errors import DataError, UnknownNameError, UsageError
+from spri_dspy.errors import DataError, SpriError, UnknownNameError, UsageError
 from spri_dspy.leaks import Leak, Text, check_leaks
 from spri_dspy.lms import LMSpec, check_roles, load_lm, parse_lm
 from spri_dspy.lms.limits import Budget, price_of
 from spri_dspy.program import CritiqueRefine
 from spri_dspy.records import Record
-from spri_dspy.runs import RunDir, file_fingerprint, fingerprint
+from spri_dspy.runs import INFORMATIVE, RunDir, file_fingerprint, fingerprint
 from spri_dspy.tasks import Example, Task, load_task
 
 SORTED_AT_MOST = 10_000
@@ -87,14 +87,13 @@ class Job:
 
     def open(self, path: Path | None, *, fresh: bool = False) -> RunDir:
         """Make the run directory or resume it; without a path, one named after what is asked."""
-        named = (
-            Path("runs")
-            / f"{self.task.name}-{self.manifest['system']}-{fingerprint(_identity(self.manifest))[:8]}"
-        )
-        return RunDir.create(path or named, self.manifest, fresh=fresh)
+        return RunDir.create(path or _named(self.manifest), self.manifest, fresh=fresh)
 
     def records(self, directory: RunDir) -> Iterator[Record]:
         """The finished records of what is asked, in the order of the input where they are few enough to sort."""
+        is_large, is_all = self.total > SORTED_AT_MOST, self.request.limit is None
+        if is_large and is_all and self.total == len(directory.finished()):
+            return directory.records()  # what is there is what is asked
         wanted = {example.id: number for number, example in enumerate(self.source())}
         asked = (record for record in directory.records() if record.id in wanted)
         return iter(sorted(asked, key=lambda r: wanted[r.id])) if len(wanted) <= SORTED_AT_MOST else asked
@@ -125,8 +124,12 @@ class Job:
         yield "nothing was run and nothing was written"
 
 
-def plan(request: Request) -> Job:
+def plan(request: Request, run: Path | None = None) -> Job:
     """Check what is asked, and make it ready.
+
+    Args:
+        request: what is asked.
+        run: where it is to go; a run that is there already was checked when it began.
 
     Raises:
         UsageError: anything about the request or the data is wrong.
@@ -141,11 +144,14 @@ def plan(request: Request) -> Job:
     specs = _specs(request)
     program = _without_lms(request, task)
     source = _source(task, request, program)
-    total, characters, leaks = _survey(task, program, source(), request.allow_leak)
+    make_manifest = partial(_manifest, task, program, specs, request)
+    known = _known_survey(run, make_manifest, request.limit)
+    total, characters, leaks = known or _survey(task, program, source(), request.allow_leak)
     _give_lms(program, specs, request.seed)
-    manifest = _manifest(task, program, specs, request)
+    manifest = make_manifest()
     if leaks:
         manifest["leaks"] = [str(leak) for leak in leaks[:20]]
+    manifest["input"] = {"examples": total, "characters": characters, "limit": request.limit}
     return Job(task, program, source, total, manifest, characters, request)
 
 
@@ -308,6 +314,22 @@ def _survey(
     return total, characters, leaks
 
 
+def _known_survey(
+    path: Path | None, make_manifest: Callable[[], dict[str, Any]], limit: int | None
+) -> tuple[int, int, tuple[Leak, ...]] | None:
+    """What the survey found when this very run began; None if there was none, or it may find something else today."""
+    try:
+        manifest = make_manifest()
+        there: dict[str, Any] = RunDir.read(path or _named(manifest)).manifest
+    except (SpriError, OSError):  # the survey says more clearly what is wrong with the data
+        return None
+    found: dict[str, Any] = there.get("input", {})
+    is_same = _identity(there) == _identity(json.loads(json.dumps(manifest)))
+    if not is_same or found.get("limit", 0) != limit or "hub" in manifest["data"]:
+        return None
+    return found["examples"], found["characters"], ()
+
+
 def seed_texts(task: Task, program: Any) -> list[Text]:
     """The inputs of every demo that a program shows, for the leak guard."""
     demos = [demo for _, predictor in program.named_predictors() for demo in predictor.demos]
@@ -369,7 +391,12 @@ def _seed_counts(program: Any) -> dict[str, dict[str, int]]:
 
 
 def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in manifest.items() if k not in ("lms", "versions")}
+    return {k: v for k, v in manifest.items() if k not in INFORMATIVE}
+
+
+def _named(manifest: Mapping[str, Any]) -> Path:
+    """Where a run goes that was given no place."""
+    return Path("runs") / f"{manifest['task']}-{manifest['system']}-{fingerprint(_identity(manifest))[:8]}"
 
 
 def loop_settings(program: Any) -> dict[str, list[Any]]:

@@ -34,7 +34,7 @@ PARTIAL = "manifest.partial"
 MADE_FROM_IT = ("judged", "exports")
 """Folders in a run directory of what was made from the run; they go with it."""
 
-INFORMATIVE = ("schema", "created", "versions", "lms", "command")
+INFORMATIVE = ("schema", "created", "versions", "lms", "command", "input")
 """Manifest fields that may differ when a run is resumed; every other field must be equal."""
 
 
@@ -54,6 +54,8 @@ class RunDir:
         self._lock: int | None = None
         self._out: int | None = None
         self._unreadable: set[int] = set()
+        self._ends: dict[str, int] | None = None
+        self._n_lines = 0
 
     @classmethod
     def create(cls, path: str | Path, manifest: Mapping[str, Any], *, fresh: bool = False) -> RunDir:
@@ -193,36 +195,50 @@ class RunDir:
                 f"records cannot be written to {self.path}: {error.strerror}; mend that and start the same command "
                 "again, finished examples are kept"
             ) from None
+        if self._ends is not None:
+            self._n_lines += 1
+            self._ends[record.id] = self._n_lines if record.ok else -self._n_lines
 
     def records(self) -> Iterator[Record]:
         """Finished examples in the order in which they finished; of an example that ran twice, the last.
 
         A line that cannot be read is passed over with a warning: its example counts as not finished.
         """
-        last = {record.id: number for number, record in self._lines()}
+        ends = self._read_ends()
         for number, record in self._lines():
-            if last.get(record.id) == number:
+            if record is not None and abs(ends.get(record.id, 0)) == number:
                 yield record
 
     def finished(self, *, retry_errors: bool = False) -> set[str]:
         """Ids of finished examples; those that failed are left out with `retry_errors`."""
-        state = {record.id: record.ok for _, record in self._lines()}
-        return {record_id for record_id, ok in state.items() if ok or not retry_errors}
+        return {record_id for record_id, line in self._read_ends().items() if line > 0 or not retry_errors}
 
-    def _lines(self) -> Iterator[tuple[int, Record]]:
+    def _read_ends(self) -> dict[str, int]:
+        """The line of each example's last record, negative if it failed. Read once by the one who writes the run."""
+        if self._ends is not None:
+            return self._ends
+        ends, number = dict[str, int](), 0
+        for number, record in self._lines():
+            if record is not None:
+                ends[record.id] = number if record.ok else -number
+        if self._out is not None:
+            self._ends, self._n_lines = ends, number
+        return ends
+
+    def _lines(self) -> Iterator[tuple[int, Record | None]]:
+        """Each line's number, from 1, and its record, None if it cannot be read."""
         path = self.path / RECORDS
         if not path.exists():
             return
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 record = _record(line)
-                if record is not None:
-                    yield number, record
-                elif line.endswith(b"\n") and number not in self._unreadable:
+                if record is None and line.endswith(b"\n") and number not in self._unreadable:
                     self._unreadable.add(number)
                     logger.warning(
                         "%s, line %d cannot be read; its example counts as not finished", path, number
                     )
+                yield number, record
 
     def close(self) -> None:
         """Release the lock; more calls do nothing."""
@@ -247,7 +263,13 @@ def fingerprint(value: Any) -> str:
 
 
 def file_fingerprint(path: str | Path) -> str:
-    """A short hash of a file's bytes, read in pieces."""
+    """A short hash of a file's bytes, read in pieces.
+
+    Raises:
+        DataError: it is a pipe or the like, which could not be read a second time.
+    """
+    if Path(path).exists() and not Path(path).is_file():
+        raise DataError(f"{path} is no file that can be read more than once")
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 

@@ -2,9 +2,11 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
+from spri_dspy import jobs
 from spri_dspy.records import Record, Round, Usage, Verdict
 from spri_dspy.runs import RunDir
 from tests.command import assert_refused, files, process, spri, write
@@ -105,6 +107,28 @@ def test_same_command_again_runs_nothing_and_prints_the_same():
     again = spri("run", "reappraisal", "--limit", 2, "--run", "r", "--json")
     assert again[:2] == first[:2]
     assert again[2] == "spri: 0 examples run; 2 were finished before. Look at one: spri show r ID\n"
+
+
+def rows_about(*losses):
+    return [{"id": loss, "post": f"I lost my {loss} and cannot stop thinking about it."} for loss in losses]
+
+
+@pytest.mark.parametrize("named", [["--run", "r"], []])
+def test_inputs_are_checked_when_a_run_begins_and_again_when_they_changed(named, monkeypatch):
+    """Checking a hundred thousand inputs against the seeds takes longer than all the rest of a start."""
+    checks = []
+    survey = jobs._survey
+    monkeypatch.setattr(jobs, "_survey", lambda *args: checks.append(1) or survey(*args))
+    write(Path("rows.jsonl"), *rows_about("keys", "dog"))
+    command = ["run", "reappraisal", "--data", "rows.jsonl", *named]
+    assert "2 examples run" in spri(*command)[2]
+    assert "0 examples run; 2 were finished before" in spri(*command)[2]
+    assert len(checks) == 1
+    spri(*command, "--limit", "1")
+    assert len(checks) == 2, "another part of the data"
+    write(Path("rows.jsonl"), *rows_about("keys", "cat"))
+    assert spri(*command)[0] == (2 if named else 0)
+    assert len(checks) == 3, "other data"
 
 
 def test_run_without_a_directory_makes_one_and_says_which(tmp_path):
