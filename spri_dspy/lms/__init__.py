@@ -7,28 +7,22 @@ An LM string is a model as LiteLLM spells it, with options behind a question mar
     offline                       the rule-based stand-in, needs nothing (knobs: latency, fail_rate, ...)
     replay/recording.jsonl        answers from a recording only
 
-DSPy's native client carries a call wherever it can, LiteLLM where it must. An address of one's own is
-registered as a provider, which costs a third of the CPU a call. Keys come from the environment and stay there.
-It knows no task and no prompt.
+Keys come from the environment and stay there. It knows no task and no prompt; `lms.making` makes the LMs.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from spri_dspy.errors import PrerequisiteError, UnknownNameError, UsageError
+from spri_dspy.errors import UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     import dspy
-
-    from spri_dspy.lms.client import ScopedLM
 
 ROLES = ("base", "critic", "judge")
 """base writes and rewrites, critic gives feedback and scores inside the loops, judge scores what came out."""
@@ -42,21 +36,21 @@ to a schema. Twice what 128 words take; without it a small model that writes on 
 
 _PENALTIES = ("presence_penalty", "frequency_penalty", "repetition_penalty")
 _NUMBERS = ("temperature", "top_p", "min_p", "timeout", *_PENALTIES)
-_PRICES = ("usd_in", "usd_out")
+PRICES = ("usd_in", "usd_out")
+"""Options that state dollars per million tokens."""
+
 _WHOLE = ("max_tokens", "top_k", "seed", "max_chars")
 _WORDS = ("format", "route", "api_base", "api_version", "reasoning_effort", "key_env")
-_KNOBS = ("latency", "jitter", "fail_rate", "unscored_rate", "garbage_rate")
+KNOBS = ("latency", "jitter", "fail_rate", "unscored_rate", "garbage_rate")
+"""Options of the offline stand-in alone."""
+
 CONNECTION = ("timeout", "api_base", "key_env", "route")
 """Options that say how an LM is reached, not what it answers."""
 
-_NOT_SENT = ("format", "route", "api_base", "key_env", "max_chars", *_PRICES)
-_LITELLM_ONLY = ("top_k", "min_p", "repetition_penalty")
-_MODEL_SERVERS = ("hosted_vllm", "vllm", "ollama", "ollama_chat", "lm_studio", "llamafile")
-_AMBIENT = ("bedrock", "sagemaker", "vertex_ai")  # their keys may come from the machine itself
 FORMATS = ("chat", "json", "result_tag")
 ROUTES = ("auto", "native", "litellm")
 
-_KEYS = {
+PROVIDER_KEYS = {
     "openai": ("OPENAI_API_KEY",),
     "anthropic": ("ANTHROPIC_API_KEY",),
     "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
@@ -66,7 +60,9 @@ _KEYS = {
     "xai": ("XAI_API_KEY",),
     "moonshot": ("MOONSHOT_API_KEY",),
 }
-_OWN_ADDRESS = {
+"""Environment variables that may hold a provider's key."""
+
+SERVER_KEYS = {
     "hosted_vllm": "HOSTED_VLLM_API_KEY",
     "vllm": "HOSTED_VLLM_API_KEY",
     "openai": "OPENAI_API_KEY",
@@ -77,10 +73,12 @@ _OWN_ADDRESS = {
     "llamafile": "LLAMAFILE_API_KEY",
     "litellm_proxy": "LITELLM_PROXY_API_KEY",
 }
-KEY_NAMES = tuple(sorted({name for names in _KEYS.values() for name in names} | set(_OWN_ADDRESS.values())))
-"""Environment variables of the keys that are looked for; LiteLLM's other providers have more."""
+"""Environment variable of the key of a server at an address of one's own, which may have none."""
 
-_DEFAULT_ADDRESS = {"ollama": "http://localhost:11434/v1", "ollama_chat": "http://localhost:11434/v1"}
+KEY_NAMES = tuple(
+    sorted({name for names in PROVIDER_KEYS.values() for name in names} | set(SERVER_KEYS.values()))
+)
+"""Environment variables of the keys that are looked for; LiteLLM's other providers have more."""
 
 
 @dataclass
@@ -176,7 +174,7 @@ def _option(model: str, name: str, value: str) -> Any:
         raise UsageError(
             f"an LM string holds no keys: put yours into the environment instead of {name}= in the string"
         )
-    known = (*_NUMBERS, *_WHOLE, *_WORDS, *_PRICES, *(_KNOBS if model == "offline" else ()))
+    known = (*_NUMBERS, *_WHOLE, *_WORDS, *PRICES, *(KNOBS if model == "offline" else ()))
     if name not in known:
         raise UnknownNameError("LM option", name, known, f"It stands in the LM string of {model!r}")
     for choice, allowed in (("format", FORMATS), ("route", ROUTES)):
@@ -208,206 +206,19 @@ def load_lm(text: str | LMSpec | dspy.LM) -> dspy.LM:
     """
     if not isinstance(text, str | LMSpec):
         return text
-    spec = parse_lm(text) if isinstance(text, str) else text
-    if spec.prefix == "offline":
-        lm = _offline(spec)
-    elif spec.prefix == "replay":
-        from spri_dspy.lms.replay import replay_lm
-
-        lm = replay_lm(spec.model.partition("/")[2])
-    else:
-        lm = _live(spec)
-    lm.spec, lm.prompt_style = spec, spec.options.get("format")
-    lm.max_chars = spec.options.get("max_chars", MAX_CHARS if spec.prefix in _MODEL_SERVERS else None)
-    return lm
-
-
-def _is_own(spec: LMSpec) -> bool:
-    return spec.prefix in _OWN_ADDRESS and (spec.prefix != "openai" or "api_base" in spec.options)
-
-
-def _offline(spec: LMSpec) -> ScopedLM:
-    from spri_dspy.lms.client import ScopedLM
-    from spri_dspy.lms.offline import AsyncOfflineEngine, OfflineEngine
-
-    if spec.model != "offline":
-        raise UsageError(f"the offline stand-in has no models: write offline instead of {spec.model!r}")
-    knobs = {k: v for k, v in spec.options.items() if k in (*_KNOBS, "seed")}
-    engine = OfflineEngine(rollout=current_rollout, **knobs)
-    sampling = {k: spec.options.get(k, DEFAULTS[k]) for k in ("temperature", "max_tokens")}
-    return ScopedLM(
-        "offline/rules",
-        engine=engine,
-        async_engine=AsyncOfflineEngine(engine),
-        cache=False,
-        num_retries=0,
-        **sampling,
+    from spri_dspy.lms.making import (
+        make_lm,  # not before: it takes DSPy, which a look at the help does not need
     )
 
-
-def _live(spec: LMSpec) -> ScopedLM:
-    from spri_dspy.lms.client import ScopedLM
-
-    addresses = [a for a in str(spec.options.get("api_base", "")).split(",") if a]
-    if len(addresses) > 1:
-        replicas = [_live(LMSpec(spec.model, {**spec.options, "api_base": a})) for a in addresses]
-        replicas[0].replicas = tuple(replicas)
-        return replicas[0]
-    if _is_own(spec):
-        model, engine, client = _own_address(spec)
-    else:
-        model, engine, client = spec.model, _engine(spec), _client(spec)
-    sent = {k: v for k, v in spec.options.items() if k not in _NOT_SENT}
-    settings: dict[str, Any] = DEFAULTS | sent | client
-    if _is_reasoning(spec.model):
-        settings |= {"temperature": sent.get("temperature", 1.0), "max_tokens": sent.get("max_tokens", 16000)}
-        if settings["temperature"] != 1.0:  # DSPy itself lets 0 pass, and the server then refuses every call
-            raise UsageError(f"OpenAI's reasoning models take temperature=1 only; leave it out of {spec}")
-    if engine == "litellm":
-        import litellm  # noqa: F401 - seconds that would else count against the first call's timeout
-    try:
-        lm = ScopedLM(model, engine=engine, cache=False, num_retries=0, **settings)
-        lm = lm if engine == "litellm" else _native(lm, spec)
-    except Exception as error:
-        raise UsageError(f"DSPy refuses the LM {spec}: {error}") from error
-    lm.timeout = settings["timeout"]
-    return lm
-
-
-def _native(lm: ScopedLM, spec: LMSpec) -> ScopedLM:
-    """The LM over DSPy's native client, if that can carry it; connection settings are then the client's."""
-    from dspy.clients.backend_selection import CLIENT_KEYS
-
-    from spri_dspy.lms.native import native_engines
-
-    engines = native_engines(lm, str(spec))
-    if engines is None:
-        return lm
-    lm.kwargs = {k: v for k, v in lm.kwargs.items() if k not in CLIENT_KEYS}
-    return lm.copy(engine=engines[0], async_engine=engines[1])
-
-
-def _is_reasoning(model: str) -> bool:
-    from dspy.clients.lm import _is_openai_reasoning_model
-
-    return model.startswith("openai/") and _is_openai_reasoning_model(model)
-
-
-def _engine(spec: LMSpec) -> str:
-    """The client that carries every option: DSPy's own drops top_k without a word, and refuses others."""
-    route = spec.options.get("route", "auto")
-    beyond = [name for name in _LITELLM_ONLY if name in spec.options]
-    if beyond and route == "native":
-        raise UsageError(f"route=native cannot carry {', '.join(beyond)}: leave route=native out of {spec}")
-    return "litellm" if beyond else {"auto": "auto", "native": "lm15", "litellm": "litellm"}[route]
-
-
-def _client(spec: LMSpec) -> dict[str, str]:
-    """Settings of the connection to a provider, once its key is known to be there."""
-    own_key = spec.options.get("key_env")
-    either = (own_key,) if own_key else _KEYS.get(spec.prefix, ())
-    if either and not any(os.environ.get(name) for name in either):
-        raise PrerequisiteError(f"{spec.model} needs a key: set {' or '.join(either)} in the environment")
-    missing = () if either else _missing_by_litellm(spec)
-    if missing:
-        raise PrerequisiteError(f"{spec.model} needs a key: set {' and '.join(missing)} in the environment")
-    client = {"api_base": _address(spec.options["api_base"])} if "api_base" in spec.options else {}
-    return client | ({"api_key": os.environ[own_key]} if own_key else {})
-
-
-def _missing_by_litellm(spec: LMSpec) -> list[str]:
-    """Missing variables by LiteLLM's word; loading LiteLLM takes seconds, so native providers never ask it."""
-    import litellm
-
-    providers = {getattr(p, "value", str(p)) for p in litellm.provider_list}
-    if spec.prefix not in providers:
-        known = [*_KEYS, *_OWN_ADDRESS, "offline", "replay"]
-        raise UnknownNameError(
-            "LM provider", spec.prefix, set(known), "Every provider that LiteLLM knows works too"
-        )
-    start = spec.prefix.partition("_")[0].upper()  # LiteLLM takes several names for a key, and tells one
-    likely = (n for n in os.environ if n.startswith(start) and n.endswith(("KEY", "TOKEN")))
-    if spec.prefix in _AMBIENT or any(likely):
-        return []
-    given = {f"{spec.prefix}_{name}".upper() for name in ("api_base", "api_version") if name in spec.options}
-    return [n for n in litellm.validate_environment(spec.model).get("missing_keys", ()) if n not in given]
-
-
-def _address(base: str) -> str:
-    """The address if it is one.
-
-    Raises:
-        UsageError: it is no http(s) address.
-    """
-    try:
-        parts = urlsplit(base)
-        fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        fine = False
-    if not fine:
-        shown = base.rpartition("@")[2]
-        raise UsageError(
-            f"api_base must be an http(s) address such as http://localhost:8000/v1, not {shown!r}"
-        )
-    return base.rstrip("/")
-
-
-def _own_address(spec: LMSpec) -> tuple[str, str, dict[str, Any]]:
-    """Model string, engine and client settings for a server of one's own."""
-    base = spec.options.get("api_base") or os.environ.get(f"{spec.prefix.upper()}_API_BASE")
-    base = base or _DEFAULT_ADDRESS.get(spec.prefix, "")
-    if not base:
-        raise PrerequisiteError(f"{spec.model} needs its server's address: add ?api_base=http://HOST:PORT/v1")
-    base = _address(base)
-    if urlsplit(base).username:
-        raise UsageError(
-            f"an api_base holds no user name or password, write {_without_credentials(base)} and put a key into "
-            f"the environment ({_OWN_ADDRESS[spec.prefix]})"
-        )
-    if spec.prefix.startswith("ollama") and not base.endswith("/v1"):
-        base += "/v1"
-    key_env = spec.options.get("key_env", _OWN_ADDRESS[spec.prefix])
-    if "key_env" in spec.options and not os.environ.get(key_env):
-        raise PrerequisiteError(f"{spec.model} needs a key: set {key_env} in the environment")
-    if _engine(spec) == "litellm":
-        key = os.environ.get(key_env) or "none"
-        return f"openai/{spec.model.partition('/')[2]}", "litellm", {"api_base": base, "api_key": key}
-    name = _register(base, key_env)
-    return f"{name}/{spec.model.partition('/')[2]}", _engine(spec), {}
-
-
-def _register(base: str, key_env: str) -> str:
-    """Register an address as a provider of this process; the same address again changes nothing."""
-    from dspy.lm15 import (
-        AccessPolicy,
-        EndpointSupport,
-        ModelSupport,
-        OpenAIChatCompat,
-        ProviderDefinition,
-        register_provider,
-    )
-
-    keyed = bool(os.environ.get(key_env))  # DSPy takes a key's name or a placeholder for it, never both
-    name = "own-" + hashlib.sha256(f"{base} {key_env} {keyed}".encode()).hexdigest()[:10]
-    access = AccessPolicy(
-        provider=name,
-        supports=EndpointSupport(complete=True, stream=True),
-        auth_modes=("bearer",),
-        base_url=base,
-        env_keys=(key_env,) if keyed else (),
-    )
-    definition = ProviderDefinition.chat(
-        access, compat=OpenAIChatCompat.preset("vllm"), placeholder_key=None if keyed else "none"
-    )
-    register_provider(definition, supports=ModelSupport(response_schema=True))
-    return name
+    return make_lm(parse_lm(text) if isinstance(text, str) else text)
 
 
 def _shown_addresses(addresses: str) -> str:
-    return ",".join(_without_credentials(address) for address in addresses.split(","))
+    return ",".join(without_credentials(address) for address in addresses.split(","))
 
 
-def _without_credentials(address: str) -> str:
+def without_credentials(address: str) -> str:
+    """The address without a user name and password."""
     parts = urlsplit(address)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
