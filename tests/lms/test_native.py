@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -32,7 +33,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.seen, self.connections = [], 0
+        self.seen, self.raw, self.connections, self.says = [], [], 0, "Fine."
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
     def get_request(self):
@@ -44,14 +45,17 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.loads(raw)
+        self.server.raw.append(raw)
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.server.seen.append((self.path, headers, body))
         if body.get("stream"):
             lines = "".join(f"data: {json.dumps({'id': 'r', 'model': 'm', **c})}\n\n" for c in CHUNKS)
             self.reply("text/event-stream", f"{lines}data: [DONE]\n\n".encode())
         else:
-            self.reply("application/json", json.dumps(REPLY).encode())
+            reply = json.dumps(REPLY).replace("Fine.", json.dumps(self.server.says)[1:-1])
+            self.reply("application/json", reply.encode())
 
     def reply(self, kind, body):
         self.send_response(200)
@@ -179,3 +183,23 @@ def test_native_route_refuses_what_it_cannot_carry(monkeypatch):
     monkeypatch.setenv("AZURE_API_KEY", "sk-azure")
     with pytest.raises(spri.UsageError, match="DSPy refuses the LM azure/d"):
         load_lm("azure/d?api_base=https://e.test&api_version=2024-10-21&route=native")
+
+
+@pytest.mark.parametrize("style", ["chat", "json", "result_tag"])
+def test_requests_of_a_stage_are_the_same_bytes_up_to_the_input(server, tmp_path, style):
+    """What the prefix caches of providers and model servers want: instructions and seeds first, the input last."""
+    fields = ("principles", "response", "feedback")
+    server.says = "".join(f"[[ ## {name} ## ]]\nGo on.\n\n" for name in fields) + "[[ ## score ## ]]\n5"
+    task = spri.load_task("reappraisal")
+    program = spri.SPRI(task).set_lms(base=f"hosted_vllm/m?api_base={server.url}&format={style}")
+    posts = [f"Post {n}: I lost my keys again." for n in range(6)]
+    aim = next(task.examples()).inputs["aim"]
+    examples = [task.example_of(id=str(n), post=post, aim=aim) for n, post in enumerate(posts)]
+    spri.run_bulk(program, examples, tmp_path / "run")
+    by_stage = {}
+    for raw in server.raw:
+        by_stage.setdefault(json.loads(raw)["messages"][0]["content"], []).append(raw)
+    assert sorted(map(len, by_stage.values())) == [6] * 4
+    for bodies in by_stage.values():
+        same = os.path.commonprefix(bodies)
+        assert same.endswith(b"Post ") and len(json.loads(bodies[0])["messages"]) >= 2, same[-200:]
