@@ -36,6 +36,7 @@ from dspy.utils.exceptions import LMError, LMProviderError, LMUnexpectedError, i
 from spri_dspy.errors import CallError, SpriError
 from spri_dspy.lms import CALL, CONNECTION, Call
 from spri_dspy.lms.limits import Budget, is_refusal
+from spri_dspy.lms.native import AsyncNativeEngine
 
 logger = logging.getLogger(__name__)
 
@@ -203,9 +204,18 @@ class ScopedLM(dspy.LM):
                 async with scope.slots.slot(lm) if scope.slots else nullcontext():
                     if lm._fell_at >= joined and self._well() is not lm:
                         raise _Elsewhere  # while this call stood in its line
-                    with _metered(scope, self), adapter_message_call(lm, messages):
+                    with _metered(scope, self):
                         async with asyncio.timeout(lm.timeout):
-                            return await super(ScopedLM, lm).acall(prompt, messages=messages, **kwargs)
+                            return await lm._ask(prompt, messages, kwargs)
+
+    async def _ask(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
+        engine = self._async_engine_spec
+        if messages and not kwargs and isinstance(engine, AsyncNativeEngine):
+            outputs = await engine.ask(self, messages)
+            if outputs is not None:
+                return outputs
+        with adapter_message_call(self, messages):
+            return await super().acall(prompt, messages=messages, **kwargs)
 
     @contextmanager
     def _watched(self) -> Generator[None]:

@@ -12,6 +12,7 @@ from dspy.lm15 import Message, Request
 
 import spri_dspy as spri
 from spri_dspy.lms import load_lm
+from spri_dspy.lms.client import Retry, Scope, use_scope
 from spri_dspy.lms.native import AsyncNativeEngine, NativeEngine
 
 REPLY = {
@@ -33,7 +34,8 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.seen, self.raw, self.connections, self.says = [], [], 0, "Fine."
+        self.seen, self.raw, self.connections = [], [], 0
+        self.says, self.status, self.body = "Fine.", 200, None
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
     def get_request(self):
@@ -55,10 +57,10 @@ class Handler(BaseHTTPRequestHandler):
             self.reply("text/event-stream", f"{lines}data: [DONE]\n\n".encode())
         else:
             reply = json.dumps(REPLY).replace("Fine.", json.dumps(self.server.says)[1:-1])
-            self.reply("application/json", reply.encode())
+            self.reply("application/json", reply.encode() if self.server.body is None else self.server.body)
 
     def reply(self, kind, body):
-        self.send_response(200)
+        self.send_response(self.server.status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -77,10 +79,38 @@ def server():
         server.shutdown()
 
 
-async def ask(lm):
-    return await lm.acall(messages=MESSAGES)
+async def ask(lm, messages=MESSAGES):
+    return await lm.acall(messages=messages)
 
 
+class Tracker:
+    def __init__(self):
+        self.seen = []
+
+    def add_usage(self, lm, entry):
+        self.seen.append((lm, entry))
+
+
+def both_ways(lm, messages=MESSAGES):
+    """What a call gives, or raises, and what it takes: straight to the engine, and by way of DSPy's own `acall`."""
+    found = []
+    for disable_history in (True, False):
+        tracker = Tracker()
+        with (
+            dspy.context(disable_history=disable_history, usage_tracker=tracker),
+            use_scope(Scope(retry=ONCE)),
+        ):
+            try:
+                said = asyncio.run(ask(lm, messages))
+            except Exception as error:
+                said = type(error), str(error), getattr(error, "status", None)
+        found.append((said, tracker.seen))
+    assert len(lm.history) == int(isinstance(found[1][0], list)), "only the second call is one that DSPy sees"
+    lm.history.clear()
+    return found
+
+
+ONCE = Retry(attempts=1, patience=0)
 OPTIONS = [
     "",
     "&temperature=0&max_tokens=7",
@@ -97,11 +127,75 @@ def test_what_is_sent_is_what_dspy_itself_would_send(server, options, way):
     assert isinstance(lm.engine, NativeEngine)
     own = dspy.LM(lm.model, cache=False, num_retries=0, **lm.kwargs)
     for each in (lm, own):
-        said = asyncio.run(ask(each)) if way == "async" else each(messages=MESSAGES)
+        with dspy.context(disable_history=True):
+            said = asyncio.run(ask(each)) if way == "async" else each(messages=MESSAGES)
         assert said == ["Fine."]
     (path, headers, body), (own_path, own_headers, own_body) = server.seen
     assert (path, body) == (own_path, own_body) and body["messages"][-1]["content"].endswith("🙂")
     assert headers == own_headers | {"host": headers["host"]}
+
+
+TALK = [{"role": role, "content": role} for role in ("system", "user", "assistant", "user")]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(
+    "messages", [MESSAGES, TALK, TALK[1:], [*TALK, TALK[0]]], ids=["one", "talk", "bare", "late"]
+)
+def test_short_way_and_dspys_own_send_and_give_the_same(server, options, messages):
+    short, own = both_ways(load_lm(f"hosted_vllm/m?api_base={server.url}{options}"), messages)
+    assert short == own and short[0] == ["Fine."] and short[1][0][1]["total_tokens"] == 5
+    assert server.raw[0] == server.raw[1]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        (500, b"{}"),
+        (401, b'{"error": {"message": "no"}}'),
+        (404, b"?"),
+        (429, b""),
+        (200, b"<html>"),
+    ],
+    ids=str,
+)
+def test_short_way_and_dspys_own_fail_alike(server, reply):
+    server.status, server.body = reply
+    short, own = both_ways(load_lm(f"hosted_vllm/m?api_base={server.url}"))
+    assert short == own and isinstance(short[0], tuple)
+
+
+def test_thinking_and_the_limit_of_tokens_come_through_alike(server, caplog):
+    choice = {"index": 0, "finish_reason": "length", "message": {"content": "Fi", "reasoning_content": "Hm."}}
+    server.body = json.dumps(REPLY | {"choices": [choice]}).encode()
+    short, own = both_ways(load_lm(f"hosted_vllm/m?api_base={server.url}"))
+    assert short == own and short[0] == [{"text": "Fi", "reasoning_content": "Hm."}]
+    assert [r.levelname for r in caplog.records if "cut off" in r.message or "truncated" in r.message] == [
+        "WARNING"
+    ] * 2
+
+
+def test_text_that_no_server_can_be_sent_is_refused_with_a_reason(server):
+    messages = [MESSAGES[0], {"role": "user", "content": "broken \ud83d"}]
+    short, own = both_ways(load_lm(f"hosted_vllm/m?api_base={server.url}"), messages)
+    assert short == own and "lone surrogate" in short[0][1] and not server.seen
+
+
+def test_callbacks_see_every_call(server, tmp_path):
+    class Watcher(dspy.utils.callback.BaseCallback):
+        starts = 0
+
+        def on_lm_start(self, call_id, instance, inputs):
+            self.starts += 1
+
+    server.says = (
+        "[[ ## principles ## ]]\nA.\n[[ ## response ## ]]\nB.\n[[ ## feedback ## ]]\nC.\n[[ ## score ## ]]\n5"
+    )
+    task, watcher = spri.load_task("reappraisal"), Watcher()
+    program = spri.SPRI(task).set_lms(base=f"hosted_vllm/m?api_base={server.url}")
+    with dspy.context(callbacks=[watcher]):
+        spri.run_bulk(program, [task.example_of(id="a", post="I lost my keys.")], tmp_path / "run")
+    assert watcher.starts == len(server.seen) == 4
 
 
 def test_calls_one_after_another_share_a_connection_and_each_loop_has_its_own(server):
@@ -201,5 +295,5 @@ def test_requests_of_a_stage_are_the_same_bytes_up_to_the_input(server, tmp_path
         by_stage.setdefault(json.loads(raw)["messages"][0]["content"], []).append(raw)
     assert sorted(map(len, by_stage.values())) == [6] * 4
     for bodies in by_stage.values():
-        same = os.path.commonprefix(bodies)
+        same = os.path.commonprefix(bodies)  # noqa: RUF071 - bytes, not paths
         assert same.endswith(b"Post ") and len(json.loads(bodies[0])["messages"]) >= 2, same[-200:]
