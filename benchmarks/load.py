@@ -237,6 +237,12 @@ def _print(found: dict[str, Any], as_json: bool) -> int:
     for name, value in found.items():
         if name != "contestants":
             sys.stdout.write(f"{name:30}{value}\n")
-    for row in found.get("contestants", ()):
-        sys.stdout.write("  " + "  ".join(f"{k} {v}" for k, v in row.items()) + "\n")
+    rows = found.get("contestants", [])
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = [names, *([str(row.get(name, "")) for name in names] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table if rows else []:
+        sys.stdout.write(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n"
+        )
     return 0

@@ -7,8 +7,9 @@ import pytest
 
 import spri_dspy as spri
 from spri_dspy.bulk import run_bulk
-from spri_dspy.lms import client, load_lm
-from spri_dspy.lms.client import ILL_AFTER, Retry
+from spri_dspy.lms import client, health, load_lm
+from spri_dspy.lms.client import Retry
+from spri_dspy.lms.health import ILL_AFTER
 from spri_dspy.runs import RunDir
 from spri_dspy.tasks import Example
 from tests.factories import make_task
@@ -21,7 +22,7 @@ STEADY = MockConfig(latency_seconds=0.02, latency_sigma=0.5)
 
 @pytest.fixture
 def short_rests(monkeypatch):
-    monkeypatch.setattr(client, "FIRST_REST", 0.1)
+    monkeypatch.setattr(health, "FIRST_REST", 0.1)
 
 
 def run_over(path, count, *mocks, concurrency=4, retry=QUICK, on_record=None):
@@ -95,12 +96,12 @@ def test_address_that_is_back_gets_its_share_again(tmp_path, start_mock, short_r
 def test_one_call_at_a_time_finds_out_whether_an_address_is_back():
     lm = load_lm("hosted_vllm/mock?api_base=http://127.0.0.1:8/v1,http://127.0.0.1:9/v1")
     back, other = lm.replicas
-    back._failures, back._rests_until = ILL_AFTER, 0.0
-    with other._watched(), other._watched():
+    back.health.failures, back.health.rests_until = ILL_AFTER, 0.0
+    with other.health.watch(), other.health.watch():
         assert lm._well() is back, "its rest is over and it is the least busy"
-        with back._watched():
+        with back.health.watch():
             assert lm._well() is other
-        assert back._failures == 0 and lm._well() is back
+        assert back.health.failures == 0 and lm._well() is back
 
 
 def test_few_failures_among_many_answers_are_no_reason_to_rest(tmp_path, start_mock):
@@ -122,7 +123,7 @@ def test_calls_that_fail_together_count_as_one_failure_of_their_address(start_mo
 
     asyncio.run(ask_at_once())
     assert down.stats.faults["server_error"] > ILL_AFTER
-    assert lm.replicas[0]._failures == ILL_AFTER
+    assert lm.replicas[0].health.failures == ILL_AFTER
 
 
 def test_all_addresses_down_is_a_record_with_an_error(tmp_path, start_mock):
@@ -131,3 +132,16 @@ def test_all_addresses_down_is_a_record_with_an_error(tmp_path, start_mock):
         run_over(tmp_path / "run", 2, *mocks, retry=Retry(attempts=6, first_wait=0.01))
     assert sum(mock.stats.received for mock in mocks) == 2 * 6
     assert min(mock.stats.received for mock in mocks) > 0
+
+
+def test_copy_with_other_settings_has_them_at_every_address(start_mock):
+    """As optimisers make them for fresh samples; how an address does is known to all copies."""
+    mocks = [start_mock() for _ in range(2)]
+    lm = load_lm("hosted_vllm/mock?api_base=" + ",".join(mock.base_url for mock in mocks))
+    warm = lm.copy(temperature=1.0, rollout_id=1)
+    assert [each.kwargs["temperature"] for each in (*lm.replicas, *warm.replicas)] == [0.7, 0.7, 1.0, 1.0]
+    assert [each.health for each in warm.replicas] == [each.health for each in lm.replicas]
+    for number in range(4):
+        warm(f"question {number}")
+    assert [mock.stats.received for mock in mocks] == [2, 2]
+    assert load_lm("offline").copy(temperature=1.0).replicas == ()

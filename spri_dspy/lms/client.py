@@ -35,6 +35,7 @@ from dspy.utils.exceptions import LMError, LMProviderError, LMUnexpectedError, i
 
 from spri_dspy.errors import CallError, SpriError
 from spri_dspy.lms import CALL, CONNECTION, Call
+from spri_dspy.lms.health import Health
 from spri_dspy.lms.limits import Budget, is_refusal
 from spri_dspy.lms.native import AsyncNativeEngine
 
@@ -131,6 +132,7 @@ class ScopedLM(dspy.LM):
         replicas: the same model at several addresses, this one first; calls go to the least busy that is well.
         max_chars: how long a text may be that another field follows, in a JSON schema; None for no bound.
         timeout: seconds that one attempt may take, None for as long as it takes.
+        health: of this LM's own address.
     """
 
     spec: Any = None
@@ -138,10 +140,10 @@ class ScopedLM(dspy.LM):
     max_chars: int | None = None
     timeout: float | None = None
     replicas: tuple[ScopedLM, ...] = ()
-    _open = 0
-    _taken = 0
-    _failures = 0
-    _fell_at = _rests_until = float("-inf")
+
+    def __init__(self, model: str, **settings: Any) -> None:
+        super().__init__(model, **settings)
+        self.health = Health()
 
     @property
     def supports_response_schema(self) -> bool:
@@ -151,13 +153,20 @@ class ScopedLM(dspy.LM):
     def __deepcopy__(self, memo: dict[int, Any]) -> ScopedLM:
         return self
 
+    def copy(self, **kwargs: Any) -> ScopedLM:
+        """A copy with other settings, of every address; see dspy.LM."""
+        copied: ScopedLM = super().copy(**kwargs)
+        others: list[Any] = [super(ScopedLM, other).copy(**kwargs) for other in self.replicas[1:]]
+        copied.replicas = (copied, *others) if others else ()
+        return copied
+
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """Answer a prompt; see dspy.LM."""
         scope = _SCOPE.get()
 
         def attempt() -> Any:
             lm = self._well()
-            with lm._watched(), _metered(scope, self), adapter_message_call(lm, messages):
+            with lm.health.watch(), _metered(scope, self), adapter_message_call(lm, messages):
                 return super(ScopedLM, lm).__call__(prompt, messages=messages, **kwargs)
 
         return _drive(self._plan(self._keys(messages, kwargs)), attempt)
@@ -200,9 +209,9 @@ class ScopedLM(dspy.LM):
         """One attempt at one address, within its slots, its timeout and the run's budget."""
         while True:
             lm, joined = self._well(), time.monotonic()
-            with suppress(_Elsewhere), lm._watched():
+            with suppress(_Elsewhere), lm.health.watch():
                 async with scope.slots.slot(lm) if scope.slots else nullcontext():
-                    if lm._fell_at >= joined and self._well() is not lm:
+                    if lm.health.fell_since(joined) and self._well() is not lm:
                         raise _Elsewhere  # while this call stood in its line
                     with _metered(scope, self):
                         async with asyncio.timeout(lm.timeout):
@@ -217,45 +226,12 @@ class ScopedLM(dspy.LM):
         with adapter_message_call(self, messages):
             return await super().acall(prompt, messages=messages, **kwargs)
 
-    @contextmanager
-    def _watched(self) -> Generator[None]:
-        """Count an attempt at this address as open, and remember how it ended."""
-        began = time.monotonic()
-        self._open += 1
-        self._taken += 1
-        try:
-            yield
-        except Exception as error:
-            if type(error).__name__ in _ILL or isinstance(error, TimeoutError):
-                self._failed(began)
-            raise
-        else:
-            self._failures = 0
-        finally:
-            self._open -= 1
-
-    def _failed(self, began: float) -> None:
-        """Count a failure in a row; calls that were under way when a rest began say nothing new."""
-        if began <= self._fell_at:
-            return
-        self._failures += 1
-        over = self._failures - ILL_AFTER
-        if over >= 0:
-            self._fell_at = time.monotonic()
-            self._rests_until = self._fell_at + min(LONGEST_REST, FIRST_REST * 2**over)
-
     def _well(self) -> ScopedLM:
         """The address to call: the least busy of those that are well, else the one whose rest ends first."""
         if not self.replicas:
             return self
         now = time.monotonic()
-        return min(self.replicas, key=lambda lm: (lm._rest_seconds(now), lm._open, lm._taken))
-
-    def _rest_seconds(self, now: float) -> float:
-        """For how long to leave this address alone. After its rest, a single call finds out how it is."""
-        if self._failures < ILL_AFTER:
-            return 0.0
-        return max(self._rests_until - now, 1.0 if self._open else 0.0)
+        return min(self.replicas, key=lambda lm: lm.health.rank(now))
 
     def _plan(self, keys: Keys | None) -> Generator[tuple[Any, ...], Any, Any]:
         """One plan for both ways of calling: yields ("call",) or ("wait", seconds), returns the outputs."""
@@ -383,10 +359,6 @@ def _drive(plan: Generator[Any, Any, Any], attempt: Any) -> Any:
 def _metered(scope: Scope, lm: ScopedLM) -> AbstractContextManager[None]:
     return scope.budget.metered(lm) if scope.budget else nullcontext()
 
-
-_ILL = {"LMTransportError", "LMServerError", "LMTimeoutError"}
-ILL_AFTER, FIRST_REST, LONGEST_REST = 3, 2.0, 60.0
-"""Failures in a row after which one of several addresses rests, and for how many seconds: doubled with each more."""
 
 Failure = Literal["transient", "fatal", "call"]
 
