@@ -17,7 +17,7 @@ from urllib.request import getproxies
 import dspy
 from dspy._vendor.lm15.transports import StdlibAsyncTransport, StdlibTransport
 from dspy.clients.backend_selection import CLIENT_KEYS, select_backend
-from dspy.clients.call_result import CallResult
+from dspy.clients.call_result import CallResult, usage_dict
 from dspy.clients.errors import error_boundary
 from dspy.lm15 import (
     AsyncLMRouter,
@@ -60,6 +60,18 @@ class Route:
         config = replace(self.config, transport=transport(**self.connection))
         return router(config).lm(f"{self.provider}:{self.model}")
 
+    def counted(self, response: Response) -> Response:
+        """The answer with its tokens as DSPy counts them for this provider: with cached input and thinking.
+
+        DSPy itself does so only for engines of its own.
+        """
+        usage = response.usage
+        if not (usage.cache_read_tokens or usage.cache_write_tokens or usage.reasoning_tokens):
+            return response
+        told = usage_dict(response, self.provider)
+        tokens = {"input_tokens": told.get("prompt_tokens"), "output_tokens": told.get("completion_tokens")}
+        return replace(response, usage=replace(usage, **tokens, total_tokens=told.get("total_tokens")))
+
     def to_wire(self, request: Request) -> Request:
         """The request with the model's name as its server knows it."""
         return replace(request, model=self.model)
@@ -89,7 +101,7 @@ class NativeEngine:
 
     def complete(self, request: Request) -> Response:
         """Answer one request."""
-        return self._connected().complete(self.route.to_wire(request))
+        return self.route.counted(self._connected().complete(self.route.to_wire(request)))
 
     def stream(self, request: Request) -> Iterator[Any]:
         """Answer one request event by event."""
@@ -125,7 +137,7 @@ class AsyncNativeEngine(NativeEngine):
         self, request: Request
     ) -> Response:
         """Answer one request."""
-        return await self._connected().complete(self.route.to_wire(request))
+        return self.route.counted(await self._connected().complete(self.route.to_wire(request)))
 
     def stream(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, request: Request

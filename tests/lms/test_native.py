@@ -4,11 +4,13 @@ import asyncio
 import json
 import os
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import dspy
 import pytest
-from dspy.lm15 import Message, Request
+from dspy.clients.call_result import usage_dict
+from dspy.lm15 import Message, Request, Response, Usage
 
 import spri_dspy as spri
 from spri_dspy.lms import load_lm
@@ -173,6 +175,21 @@ def test_thinking_and_the_limit_of_tokens_come_through_alike(server, caplog):
     assert [r.levelname for r in caplog.records if "cut off" in r.message or "truncated" in r.message] == [
         "WARNING"
     ] * 2
+
+
+@pytest.mark.parametrize("provider", ["openai-chat", "anthropic", "gemini"])
+def test_tokens_are_counted_as_dspy_counts_them_for_the_provider(provider, monkeypatch):
+    """Gemini tells thinking apart from its answer, Anthropic what its cache gave; both are paid."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    route = replace(load_lm("openai/gpt-4o-mini").engine.route, provider=provider)
+    usage = Usage(input_tokens=10, output_tokens=20, cache_read_tokens=3, reasoning_tokens=7, total_tokens=40)
+    answer = Response(
+        id="r", model="m", message=Message.assistant("Fine."), finish_reason="stop", usage=usage
+    )
+    counts = {k: v for k, v in usage_dict(route.counted(answer)).items() if isinstance(v, int)}
+    assert counts == {k: v for k, v in usage_dict(answer, provider).items() if isinstance(v, int)}
+    expected = {"openai-chat": (10, 20), "anthropic": (13, 20), "gemini": (10, 27)}[provider]
+    assert (counts["prompt_tokens"], counts["completion_tokens"]) == expected
 
 
 def test_text_that_no_server_can_be_sent_is_refused_with_a_reason(server):
