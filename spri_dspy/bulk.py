@@ -126,17 +126,18 @@ async def arun_bulk(
         retry: how transient failures of single calls are tried again.
         retry_errors: run examples that failed before once more.
         budget: what the run may spend; see `lms.limits.Budget`.
-        deadline: seconds after which an example is given up, None for never.
+        deadline: seconds after which an example is given up, None for never; waiting for a place does not count.
         cache_folder: where finished calls are kept, the run's own by default; runs that share one share calls.
         on_record: called with each new record, after it is written.
 
     Raises:
         BudgetSpent: the budget is spent; calls that were in flight then are finished and kept.
-        UsageError: concurrency below 1, two examples of one id, or the run cannot be written.
+        UsageError: concurrency below 1, a deadline that is none, two examples of one id, or the run cannot be written.
         PrerequisiteError: a failure that every example would meet; finished examples are kept.
     """
     limiter = Limiter(concurrency)
     check_budget(program, budget)
+    check_deadline(deadline)
     folder = cache_folder or run.path / CACHE
     take_over_shards(folder)
     cache = CallCache(folder)
@@ -215,7 +216,6 @@ class Work:
         """
         start = time.monotonic()
         self.begun += 1
-        TURN.set(Turn(self.begun))
         common: dict[str, Any] = {
             "id": example.id,
             "inputs": plain(example.inputs),
@@ -224,7 +224,8 @@ class Work:
             "labels": plain(example.labels),
         }
         try:
-            async with asyncio.timeout(self.deadline):
+            async with asyncio.timeout(self.deadline) as clock:
+                TURN.set(Turn(self.begun, clock=clock))
                 prediction = await self.program.acall(group=example.group, **example.inputs)
         except Exception as error:  # one example's failure is a record, not the end of the run
             if failure_kind(error) == "fatal":
@@ -308,6 +309,16 @@ def check_budget(program: Any, budget: Budget | None) -> None:
     """
     if budget is not None:
         budget.check(_lms(program))
+
+
+def check_deadline(deadline: float | None) -> None:
+    """Refuse a deadline that every example would miss.
+
+    Raises:
+        UsageError: it is not above 0.
+    """
+    if deadline is not None and not deadline > 0:
+        raise UsageError(f"--deadline must be above 0 seconds, not {deadline}")
 
 
 def _lms(program: Any) -> list[Any]:

@@ -93,7 +93,9 @@ def run(
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Stop, resumably, after N tokens.")] = None,
     max_usd: Annotated[float | None, typer.Option(help="Stop, resumably, after so many dollars.")] = None,
-    deadline: Annotated[float | None, typer.Option(help="Give an example up after N seconds.")] = None,
+    deadline: Annotated[
+        float | None, typer.Option(help="Give an example up after N seconds of its own.")
+    ] = None,
     executor: Annotated[str, typer.Option(help="local, ray, or ray:ADDRESS of a cluster.")] = "local",
     workers: Annotated[int | None, typer.Option(help="Workers on Ray. Default: one a CPU.")] = None,
     json_out: JsonOption = False,

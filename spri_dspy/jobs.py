@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from spri_dspy.baselines import load_system
-from spri_dspy.bulk import Summary, check_budget, run_bulk
+from spri_dspy.bulk import Summary, check_budget, check_deadline, run_bulk
 from spri_dspy.doctor import versions
 from spri_dspy.errors import DataError, SpriError, UnknownNameError, UsageError
 from spri_dspy.leaks import Leak, Text, check_leaks
@@ -232,7 +232,8 @@ def check_execution(
     """Refuse a way of running that there is not, before anything is written.
 
     Raises:
-        UsageError: an unknown executor, a setting that it has not, or a limit of dollars where a price is unknown.
+        UsageError: an unknown executor, a setting that it has not, a limit of dollars where a price is unknown, or a
+            deadline that is none.
         PrerequisiteError: Ray is asked for and not installed.
     """
     if executor != "local":
@@ -247,6 +248,7 @@ def check_execution(
 
         find_ray()
     check_budget(job.program, budget)
+    check_deadline(deadline)
 
 
 def _source(task: Task, request: Request, program: Any) -> Callable[[], Iterator[Example]]:

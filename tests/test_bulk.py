@@ -83,6 +83,30 @@ def test_waiting_before_another_attempt_holds_no_slot(tmp_path, start_mock):
     assert [r.id for r in records] == ["q1", "q0"]
 
 
+def test_example_that_takes_too_long_is_given_up_and_the_others_are_not(tmp_path, start_mock):
+    mock = start_mock(MockConfig(script=["ok", "hang"], accept=1))
+    _, records = run_into(tmp_path / "run", make_program(mock), make_examples(4), concurrency=2, deadline=1.5)
+    late = [r for r in records if not r.ok]
+    assert len(late) == 1 and late[0].error == "CallError: not finished within the deadline of 1.5 s"
+    assert 1.5 <= late[0].seconds < 10
+
+
+def test_waiting_for_others_does_not_count_towards_the_deadline(tmp_path, start_mock):
+    """With one slot, the last of the open examples waits for all before it; its own calls take a fifth of that."""
+    mock = start_mock(MockConfig(latency_seconds=0.1, accept=1))
+    summary, records = run_into(
+        tmp_path / "run", make_program(mock), make_examples(8), concurrency=1, deadline=1.2
+    )
+    assert (summary.done, summary.failed) == (8, 0)
+    assert max(record.seconds for record in records) > 1.5, "nobody waited: the test shows nothing"
+
+
+@pytest.mark.parametrize("deadline", [0, -1, float("nan")])
+def test_deadline_that_is_none_is_refused(tmp_path, deadline):
+    with pytest.raises(UsageError, match="--deadline must be above 0 seconds"):
+        run_into(tmp_path / "run", Echo(str), make_examples(1), deadline=deadline)
+
+
 def test_examples_finish_in_their_order_until_the_input_ends(tmp_path, start_mock):
     """So results come early, and a budget that is spent has finished whole examples. The last few end together."""
     mock, concurrency, count = start_mock(), 1, 20

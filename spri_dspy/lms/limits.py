@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import count
@@ -35,10 +35,12 @@ class Turn:
     Attributes:
         number: of the example, in the order in which they were begun.
         stages: kinds of calls that it has had a place for so far.
+        clock: when the example is given up; it stands still while a call waits for its place.
     """
 
     number: int
     stages: set[str] = field(default_factory=set)
+    clock: asyncio.Timeout | None = None
 
 
 TURN: ContextVar[Turn | None] = ContextVar("spri_turn", default=None)
@@ -198,9 +200,12 @@ class _Slot:
 
     async def __aenter__(self) -> None:
         turn, call = TURN.get(), CALL.get()
-        self._began = await self._window.enter(turn)
         if turn and call:
+            with _standing(turn.clock):
+                self._began = await self._window.enter(turn)
             turn.stages.add(call.stage)
+        else:
+            self._began = await self._window.enter(turn)
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is None:
@@ -211,6 +216,24 @@ class _Slot:
             self._window.refused(self._began, getattr(error, "retry_after", None))
         # One turn of the loop later: where this error ends the run, the next call is not begun.
         asyncio.get_running_loop().call_soon(self._window.leave)
+
+
+@contextmanager
+def _standing(clock: asyncio.Timeout | None) -> Generator[None]:
+    """Let a clock stand still for the length of the block."""
+    until = clock.when() if clock else None
+    if clock is None or until is None:
+        yield
+        return
+    now = asyncio.get_running_loop().time
+    left = until - now()
+    with suppress(RuntimeError):  # it has run out, or its example has ended
+        clock.reschedule(None)
+    try:
+        yield
+    finally:
+        with suppress(RuntimeError):
+            clock.reschedule(now() + left)
 
 
 def is_refusal(error: BaseException) -> bool:
