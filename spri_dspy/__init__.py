@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 if TYPE_CHECKING:
-    from spri_dspy.bulk import run_bulk
+    from spri_dspy.bulk import arun_bulk, run_bulk
     from spri_dspy.errors import (
         CallError,
         DataError,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from spri_dspy.judges import load_judge
     from spri_dspy.lms import load_lm
+    from spri_dspy.lms.limits import Budget
     from spri_dspy.predict import RolePredict
     from spri_dspy.program import SPRI, CritiqueRefine
     from spri_dspy.reading import read_score
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from spri_dspy.tuning.seed_search import SeedSearch
 
 _HOME = {
+    "Budget": "lms.limits",
     "CallError": "errors",
     "CritiqueRefine": "program",
     "DataError": "errors",
@@ -66,6 +68,7 @@ _HOME = {
     "Usage": "records",
     "UsageError": "errors",
     "Verdict": "records",
+    "arun_bulk": "bulk",
     "load_judge": "judges",
     "load_lm": "lms",
     "load_metric": "tuning.metrics",
@@ -77,6 +80,7 @@ _HOME = {
 
 __version__ = "0.1.0"
 __all__ = [  # noqa: RUF022 - sorted as a menu, case-sensitively
+    "Budget",
     "CallError",
     "CritiqueRefine",
     "DataError",
@@ -99,6 +103,7 @@ __all__ = [  # noqa: RUF022 - sorted as a menu, case-sensitively
     "Usage",
     "UsageError",
     "Verdict",
+    "arun_bulk",
     "load_judge",
     "load_lm",
     "load_metric",

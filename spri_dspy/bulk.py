@@ -24,7 +24,14 @@ from typing import Any, Protocol
 
 import dspy
 
-from spri_dspy.errors import BudgetSpent, CallError, PrerequisiteError, SpriError, UsageError
+from spri_dspy.errors import (
+    BudgetSpent,
+    CallError,
+    PrerequisiteError,
+    RunMismatchError,
+    SpriError,
+    UsageError,
+)
 from spri_dspy.lms.cache import CallCache, take_over_shards
 from spri_dspy.lms.client import Retry, Scope, failure_kind, use_scope
 from spri_dspy.lms.limits import TURN, Budget, Limiter, Turn
@@ -85,13 +92,21 @@ def run_bulk(
     Args:
         program: as for `arun_bulk`.
         examples: such as `task.examples(FILE)` gives.
-        run: a path, where a run of this very program is started or resumed, or a RunDir that is open.
+        run: a path, where a run of this very program with these LMs is started or resumed, or a RunDir that is open.
         **settings: concurrency, retry_errors, budget, deadline and the others of `arun_bulk`.
+
+    Raises:
+        RunMismatchError: the path holds a run of another program, with other LMs, or of other inputs.
     """
     if not isinstance(run, RunDir):
-        made = {"program": fingerprint(program.dump_state())}
+        models = {
+            getattr(p, "role", "lm"): str(p.lm.spec.identity)
+            for p in _predictors(program)
+            if getattr(p.lm, "spec", None)
+        }
+        made = {"program": fingerprint(program.dump_state()), "models": models}
         with RunDir.create(run, made) as directory:
-            return run_bulk(program, examples, directory, **settings)
+            return run_bulk(program, _same_inputs(examples, directory), directory, **settings)
 
     work = arun_bulk(program, examples, run, **settings)
     try:
@@ -148,7 +163,8 @@ async def arun_bulk(
 
     def queue() -> Iterator[BulkExample]:
         yield from filter(work.take, examples)
-        limiter.end()
+        if budget is None:  # or else it would be spent on many examples that are all half done
+            limiter.end()
 
     line = queue()
     try:
@@ -161,7 +177,7 @@ async def arun_bulk(
     finally:
         cache.close()
     if work.spent:
-        raise work.spent
+        raise BudgetSpent(f"{work.spent}; {work.summary.done} examples were finished now, in {run.path}")
     return work.summary
 
 
@@ -184,8 +200,13 @@ class Work:
         """Whether an example is to be run; False if it is finished already.
 
         Raises:
-            UsageError: another example had its id.
+            UsageError: another example had its id, or it is no example.
         """
+        if not hasattr(example, "id") or not hasattr(example, "inputs"):
+            kind = type(example).__name__
+            raise UsageError(
+                f"an example has an id and inputs, a {kind} has not; task.example_of(...) makes one"
+            )
         if example.id in self.finished:
             self.summary.skipped += 1
             return False
@@ -321,9 +342,14 @@ def check_deadline(deadline: float | None) -> None:
         raise UsageError(f"--deadline must be above 0 seconds, not {deadline}")
 
 
+def _predictors(program: Any) -> list[Any]:
+    """A program's predictors that hold an LM."""
+    found = getattr(program, "named_predictors", list)()
+    return [predictor for _, predictor in found if getattr(predictor, "lm", None) is not None]
+
+
 def _lms(program: Any) -> list[Any]:
-    predictors = getattr(program, "named_predictors", list)()
-    return list({id(p.lm): p.lm for _, p in predictors if getattr(p, "lm", None) is not None}.values())
+    return list({id(p.lm): p.lm for p in _predictors(program)}.values())
 
 
 def _first(errors: BaseExceptionGroup[Exception]) -> BaseException:
@@ -348,6 +374,23 @@ def _few_collections() -> Iterator[None]:
 
 _COLLECT_EVERY = 20_000
 """Objects more than at the last look; Python's own is 700."""
+
+
+def _same_inputs(examples: Iterable[BulkExample], run: RunDir) -> Iterator[BulkExample]:
+    """The examples, if those that are finished had the inputs then that they have now.
+
+    Raises:
+        RunMismatchError: an example of this id was run with other inputs.
+    """
+    finished = {record.id: hash(fingerprint(record.inputs)) for record in run.records()}
+    for example in examples:
+        known = finished.get(getattr(example, "id", ""))
+        if known is not None and known != hash(fingerprint(plain(example.inputs))):
+            raise RunMismatchError(
+                f"{run.path} holds another run: example {example.id!r} had other inputs there; name another directory, "
+                "or give the examples ids of their own"
+            )
+        yield example
 
 
 class _Loop(asyncio.SelectorEventLoop):

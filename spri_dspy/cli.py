@@ -9,7 +9,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import signal
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -134,7 +136,7 @@ def run(
     if dry_run:
         _print_json(job.forecast()) if json_out else _print_lines(job.forecast_lines())
         return
-    jobs.check_execution(job, executor, budget, deadline)
+    jobs.check_execution(job, executor, budget, deadline, workers)
     with job.open(run_dir, fresh=fresh) as directory:
         before = len(directory.finished(retry_errors=retry_errors))
         with _progress(job.total, before) as advance:
@@ -420,7 +422,7 @@ def _show_results(records: Any, json_out: bool, in_full: bool) -> None:
 
 
 class _progress:  # noqa: N801 - used as a function
-    """A progress bar on stderr; nothing where stderr is no terminal."""
+    """A progress bar on stderr; where that is no terminal, a line now and then."""
 
     def __init__(self, total: int, done: int) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -428,20 +430,37 @@ class _progress:  # noqa: N801 - used as a function
         columns = (TextColumn("examples"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=_console(stderr=True), disable=not sys.stderr.isatty())
         self._task = self._bar.add_task("examples", total=total, completed=min(done, total))
+        self._total, self._done, self._said_at = total, done, time.monotonic()
 
     def __enter__(self) -> Any:
         self._bar.start()
-        return lambda: self._bar.advance(self._task)
+        return self._advance
+
+    def _advance(self) -> None:
+        self._bar.advance(self._task)
+        self._done += 1
+        if self._bar.disable and time.monotonic() - self._said_at >= SAY_EVERY_SECONDS:
+            self._said_at = time.monotonic()
+            _say([f"{self._done} of {self._total} examples"])
 
     def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
 
+SAY_EVERY_SECONDS = 30.0
 _INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run the command line and exit."""
+    """Run the command line and exit. SIGTERM, which schedulers send, is taken as Ctrl-C is."""
+    usual = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        _main()
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+
+
+def _main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is escaped, not a crash
             stream.reconfigure(errors="backslashreplace")

@@ -36,9 +36,21 @@ def examine(lms: Mapping[str, str]) -> dict[str, Any]:
         "keys_set": sorted(name for name in KEY_NAMES if os.environ.get(name)),
         "keys_not_set": sorted(name for name in KEY_NAMES if not os.environ.get(name)),
         "lms": {
-            role: _try_lm(spec) for role, spec in ({"base": LMSpec("offline")} | check_roles(lms)).items()
+            name: _try_lm(each)
+            for role, spec in ({"base": LMSpec("offline")} | check_roles(lms)).items()
+            for name, each in _addresses(role, spec)
         },
     }
+
+
+def _addresses(role: str, spec: LMSpec) -> Iterator[tuple[str, LMSpec]]:
+    """An LM with a name for it; one at several addresses is as many."""
+    addresses = [a.strip() for a in str(spec.options.get("api_base", "")).split(",") if a.strip()]
+    if len(addresses) < 2:
+        yield role, spec
+    else:
+        for number, address in enumerate(addresses, 1):
+            yield f"{role} {number}", LMSpec(spec.model, {**spec.options, "api_base": address})
 
 
 def _try_lm(spec: LMSpec) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from spri_dspy.doctor import versions
 from spri_dspy.errors import DataError, SpriError, UnknownNameError, UsageError
 from spri_dspy.leaks import Leak, Text, check_leaks
 from spri_dspy.lms import LMSpec, check_roles, load_lm, parse_lm
-from spri_dspy.lms.limits import Budget, price_of
+from spri_dspy.lms.limits import LIMITS, Budget, price_of
 from spri_dspy.program import CritiqueRefine
 from spri_dspy.records import Record
 from spri_dspy.runs import INFORMATIVE, RunDir, file_fingerprint, fingerprint
@@ -215,7 +215,7 @@ def execute(
         UsageError: as `check_execution` says.
     """
     limits = {name: settings.get(name) for name in ("budget", "deadline")}
-    check_execution(job, executor, **limits)
+    check_execution(job, executor, workers=workers, **limits)
     if executor == "local":
         return run_bulk(job.program, job.source(), directory, **settings)
     from spri_dspy.cluster import run_on_ray
@@ -227,7 +227,11 @@ def execute(
 
 
 def check_execution(
-    job: Job, executor: str, budget: Budget | None = None, deadline: float | None = None
+    job: Job,
+    executor: str,
+    budget: Budget | None = None,
+    deadline: float | None = None,
+    workers: int | None = None,
 ) -> None:
     """Refuse a way of running that there is not, before anything is written.
 
@@ -239,14 +243,17 @@ def check_execution(
     if executor != "local":
         if executor.partition(":")[0] != "ray":
             raise UnknownNameError("executor", executor, ["local", "ray", "ray:ADDRESS"])
-        refused = [name for name, value in (("budget", budget), ("deadline", deadline)) if value is not None]
+        stated = {f"--{name.replace('_', '-')}": getattr(budget, name) for name in LIMITS} if budget else {}
+        refused = [name for name, value in {**stated, "--deadline": deadline}.items() if value is not None]
         if refused:
             raise UsageError(
-                f"{' and '.join(refused)}: only the local executor keeps these; leave them out with ray"
+                f"{' and '.join(refused)}: only the local executor keeps this; leave it out with ray"
             )
         from spri_dspy.cluster import find_ray
 
         find_ray()
+    elif workers is not None:
+        raise UsageError("--workers is for --executor ray; leave it out")
     check_budget(job.program, budget)
     check_deadline(deadline)
 

@@ -12,8 +12,9 @@ from pydantic import BaseModel
 
 import spri_dspy as spri
 from spri_dspy.bulk import FUSE_LEAST, OPEN_PER_SLOT, arun_bulk, run_bulk
-from spri_dspy.errors import DataError, PrerequisiteError, UsageError
+from spri_dspy.errors import BudgetSpent, DataError, PrerequisiteError, UsageError
 from spri_dspy.lms.client import Retry
+from spri_dspy.lms.limits import Budget
 from spri_dspy.records import Record
 from spri_dspy.runs import RunDir
 from spri_dspy.tasks import Example
@@ -425,3 +426,38 @@ def test_quick_retries_succeed(tmp_path, start_mock):
     mock = start_mock(MockConfig(script=["server_error"] * 3, accept=1))
     summary, _ = run_into(tmp_path / "run", make_program(mock), make_examples(1), retry=QUICK)
     assert (summary.failed, mock.stats.received) == (0, 3 + 4)
+
+
+# A path in place of an open run
+
+
+def test_path_is_refused_for_other_inputs_and_other_lms(tmp_path, start_mock):
+    mock, examples = start_mock(), make_examples(3)
+    assert run_bulk(make_program(mock), examples, tmp_path / "run").done == 3
+    answered = mock.stats.n_answered
+    assert run_bulk(make_program(mock), examples, tmp_path / "run").skipped == 3
+    others = [Example("q1", {"question": "another one?"})]
+    with pytest.raises(spri.RunMismatchError, match="example 'q1' had other inputs there"):
+        run_bulk(make_program(mock), others, tmp_path / "run")
+    with pytest.raises(spri.RunMismatchError, match=r"models: .*temperature=0\.1"):
+        run_bulk(make_program(mock, options="&temperature=0.1"), examples, tmp_path / "run")
+    assert mock.stats.n_answered == answered
+
+
+@pytest.mark.parametrize("example", [{"question": "why?"}, dspy.Example(question="why?")])
+def test_what_is_no_example_is_refused_in_words(tmp_path, example):
+    with pytest.raises(UsageError, match=r"an example has an id and inputs, a \w+ has not; task.example_of"):
+        run_bulk(spri.SPRI(make_task()), [example], tmp_path / "run")
+
+
+def test_budget_is_spent_on_whole_examples_though_all_are_open(tmp_path, start_mock):
+    mock = start_mock(MockConfig(accept=1, latency_seconds=0.01))
+    with pytest.raises(BudgetSpent, match=r"\d+ examples were finished now, in .*run"):
+        run_into(
+            tmp_path / "run",
+            make_program(mock),
+            make_examples(12),
+            concurrency=4,
+            budget=Budget(max_calls=24),
+        )
+    assert len(list(RunDir.read(tmp_path / "run").records())) >= 4

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from spri_dspy import jobs
+from spri_dspy import cli, jobs
 from spri_dspy.records import Record, Round, Usage, Verdict
 from spri_dspy.runs import RunDir
 from tests.command import assert_refused, files, process, spri, write
@@ -361,6 +361,22 @@ def test_doctor_calls_the_lms_named_and_shows_names_of_keys_and_no_values(start_
     found = json.loads(out)
     assert (code, found["lms"]["base"]["ok"], found["lms"]["critic"]["ok"]) == (3, True, False)
     assert found["keys_set"] == ["HOSTED_VLLM_API_KEY"] and "sk-secret" not in out + err
+
+
+def test_doctor_asks_each_of_several_addresses(start_mock):
+    good, bad = start_mock(), start_mock(MockConfig(models=("another",)))
+    code, out, _ = spri("doctor", f"--lm=base=hosted_vllm/mock?api_base={good.base_url}, {bad.base_url}")
+    assert code == 3
+    assert f"base 1 LM hosted_vllm/mock?api_base={good.base_url}: answers: " in out
+    assert f"base 2 LM hosted_vllm/mock?api_base={bad.base_url}: DOES NOT ANSWER: " in out
+
+
+def test_long_runs_without_a_terminal_say_how_far_they_are(monkeypatch):
+    monkeypatch.setattr(cli, "SAY_EVERY_SECONDS", 0.0)
+    _, _, err = spri("run", "reappraisal", "--limit", 3, "--run", "r")
+    assert [line for line in err.splitlines() if " of 3 examples" in line] == [
+        f"spri: {n} of 3 examples" for n in (1, 2, 3)
+    ]
 
 
 @pytest.mark.parametrize(

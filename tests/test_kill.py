@@ -113,10 +113,12 @@ def test_killed_run_goes_on_where_it_was(tmp_path, posts):
         assert_paid_once(mock, expected, 3)
 
 
-def test_interrupt_exits_130_in_one_line_and_can_be_resumed(tmp_path, posts):
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_exits_130_in_one_line_and_can_be_resumed(tmp_path, posts, signal_number):
+    """SIGTERM too, which schedulers and containers send."""
     data, run = posts(6), tmp_path / "run"
     with mock_process(MockConfig(latency_seconds=0.05)) as mock:
-        code, said = kill_at(command(mock, data, run), run, 1, signal.SIGINT)
+        code, said = kill_at(command(mock, data, run), run, 1, signal_number)
         assert code == 130
         assert said == "spri: interrupted; the same command goes on where it stopped\n"
         printed, _ = finish(command(mock, data, run))

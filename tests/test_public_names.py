@@ -12,6 +12,7 @@ import spri_dspy as spri
 REPOSITORY = Path(__file__).parents[1]
 
 PUBLIC = [
+    "Budget",
     "CallError",
     "CritiqueRefine",
     "DataError",
@@ -34,6 +35,7 @@ PUBLIC = [
     "Usage",
     "UsageError",
     "Verdict",
+    "arun_bulk",
     "load_judge",
     "load_lm",
     "load_metric",

@@ -145,3 +145,24 @@ def test_copy_with_other_settings_has_them_at_every_address(start_mock):
         warm(f"question {number}")
     assert [mock.stats.received for mock in mocks] == [2, 2]
     assert load_lm("offline").copy(temperature=1.0).replicas == ()
+
+
+@pytest.mark.parametrize("way", ["async", "sync"])
+def test_address_of_another_model_is_named_and_left_out(tmp_path, start_mock, caplog, way):
+    wrong, right = start_mock(MockConfig(models=("another",))), start_mock(STEADY)
+    if way == "async":
+        run_over(tmp_path / "run", 12, wrong, right)
+    else:
+        lm = load_lm(f"hosted_vllm/mock?api_base={wrong.base_url}, {right.base_url}")
+        for number in range(12):
+            lm(f"question {number}")
+    assert 1 <= wrong.stats.received <= 4
+    said = [r.message for r in caplog.records if "left out" in r.message]
+    assert len(said) == 1 and f"the address {wrong.base_url} is left out, the others go on" in said[0]
+
+
+def test_addresses_that_are_all_wrong_stop_the_run(tmp_path, start_mock):
+    mocks = [start_mock(MockConfig(models=("another",))) for _ in range(2)]
+    with pytest.raises(spri.PrerequisiteError, match="every example would fail: LM"):
+        run_over(tmp_path / "run", 12, *mocks)
+    assert sum(mock.stats.received for mock in mocks) <= 2 * 4

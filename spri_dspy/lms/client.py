@@ -21,6 +21,7 @@ from collections.abc import Generator, Iterable
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
+    ExitStack,
     contextmanager,
     nullcontext,
     suppress,
@@ -132,6 +133,7 @@ class ScopedLM(dspy.LM):
         replicas: the same model at several addresses, this one first; calls go to the least busy that is well.
         max_chars: how long a text may be that another field follows, in a JSON schema; None for no bound.
         timeout: seconds that one attempt may take, None for as long as it takes.
+        address: where its server is, without user name and password; None for a provider's own.
         health: of this LM's own address.
     """
 
@@ -139,6 +141,7 @@ class ScopedLM(dspy.LM):
     prompt_style: str | None = None
     max_chars: int | None = None
     timeout: float | None = None
+    address: str | None = None
     replicas: tuple[ScopedLM, ...] = ()
 
     def __init__(self, model: str, **settings: Any) -> None:
@@ -165,9 +168,13 @@ class ScopedLM(dspy.LM):
         scope = _SCOPE.get()
 
         def attempt() -> Any:
-            lm = self._well()
-            with lm.health.watch(), _metered(scope, self), adapter_message_call(lm, messages):
-                return super(ScopedLM, lm).__call__(prompt, messages=messages, **kwargs)
+            while True:
+                lm = self._well()
+                surroundings = lm.health.watch(), _metered(scope, self), self._others(lm)
+                with suppress(_Elsewhere), ExitStack() as stack:
+                    for each in (*surroundings, adapter_message_call(lm, messages)):
+                        stack.enter_context(each)
+                    return super(ScopedLM, lm).__call__(prompt, messages=messages, **kwargs)
 
         return _drive(self._plan(self._keys(messages, kwargs)), attempt)
 
@@ -211,11 +218,30 @@ class ScopedLM(dspy.LM):
             lm, joined = self._well(), time.monotonic()
             with suppress(_Elsewhere), lm.health.watch():
                 async with scope.slots.slot(lm) if scope.slots else nullcontext():
-                    if lm.health.fell_since(joined) and self._well() is not lm:
-                        raise _Elsewhere  # while this call stood in its line
-                    with _metered(scope, self):
+                    fell = lm.health.is_unfit or lm.health.fell_since(
+                        joined
+                    )  # while this call stood in its line
+                    if fell and self._well() is not lm:
+                        raise _Elsewhere
+                    with _metered(scope, self), self._others(lm):
                         async with asyncio.timeout(lm.timeout):
                             return await lm._ask(prompt, messages, kwargs)
+
+    @contextmanager
+    def _others(self, lm: ScopedLM) -> Generator[None]:
+        """Where one of several addresses has another model, another key or another path, go on with the others."""
+        try:
+            yield
+        except Exception as error:
+            if not self.replicas or failure_kind(error) != "fatal":
+                raise
+            if all(other.health.is_unfit for other in self.replicas if other is not lm):
+                raise
+            if not lm.health.is_unfit:
+                said = getattr(error, "message", error)
+                logger.warning("the address %s is left out, the others go on: %s", lm.address, said)
+            lm.health.is_unfit = True
+            raise _Elsewhere from error
 
     async def _ask(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
         engine = self._async_engine_spec

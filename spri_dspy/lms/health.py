@@ -23,9 +23,11 @@ class Health:
         open: calls that stand in its line or are under way.
         failures: in a row, up to now.
         rests_until: when the present or last rest ends, by the monotonic clock.
+        is_unfit: it refused a call in a way that it would refuse every call.
     """
 
     def __init__(self) -> None:
+        self.is_unfit = False
         self.open = self.failures = self._taken = 0
         self._fell_at = self.rests_until = float("-inf")
 
@@ -63,5 +65,7 @@ class Health:
     def rank(self, now: float) -> tuple[float, int, int]:
         """The lower, the better to call: seconds to wait first, then how busy it is and was."""
         is_well = self.failures < ILL_AFTER
+        if self.is_unfit:
+            return float("inf"), self.open, self._taken
         wait = 0.0 if is_well else max(self.rests_until - now, 1.0 if self.open else 0.0)
         return wait, self.open, self._taken

@@ -28,6 +28,11 @@ LONGEST_PAUSE = 60.0
 """Cap in seconds on how long a server's Retry-After can hold an LM's calls back."""
 
 
+PAUSE_AFTER = 3
+"""Refusals with no answer between them after which a server's Retry-After holds all of an LM's calls back: sooner, a
+server that turns a few calls away at random would bring the others to a stop. The refused call itself always waits."""
+
+
 @dataclass
 class Turn:
     """Where the calls of one example stand in line.
@@ -72,6 +77,7 @@ class Window:
         self._threshold = float(most)
         self._paused_until = 0.0
         self._lowered_at = -1.0
+        self._refusals = 0
         self._waiting: list[_Waiting] = []
         self._arrivals = count()
         self._ending = False
@@ -113,18 +119,20 @@ class Window:
 
     def succeeded(self) -> None:
         """One answer came: open the window, by one an answer at first, by one a round trip later."""
+        self._refusals = 0
         step = 1.0 if self.limit < self._threshold else 1.0 / self.limit
         self.limit = min(float(self.most), self.limit + step)
 
     def refused(self, began: float, retry_after: float | None) -> None:
-        """The server said "too many": halve the window, once a round trip, and wait as it asks.
+        """The server said "too many": halve the window, once a round trip, and if it says so again and again, wait.
 
         Args:
             began: when the refused call got its place; calls begun before the last halving say nothing new.
             retry_after: seconds that the server asks for.
         """
         now = asyncio.get_running_loop().time()
-        if retry_after:
+        self._refusals += 1
+        if retry_after and self._refusals >= PAUSE_AFTER:
             self._paused_until = max(self._paused_until, now + min(retry_after, LONGEST_PAUSE))
         if began <= self._lowered_at:
             return
@@ -241,6 +249,9 @@ def is_refusal(error: BaseException) -> bool:
     return type(error).__name__ == "LMRateLimitError" or getattr(error, "status", None) in (429, 503, 529)
 
 
+LIMITS = ("max_calls", "max_tokens", "max_usd")
+
+
 @dataclass
 class Budget:
     """What a run may spend; None is no limit. Calls answered from the cache are free.
@@ -261,7 +272,7 @@ class Budget:
     usd: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("max_calls", "max_tokens", "max_usd"):
+        for name in LIMITS:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"--{name.replace('_', '-')} must be above 0, not {value}")

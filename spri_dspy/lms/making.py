@@ -75,7 +75,7 @@ def _offline(spec: LMSpec) -> ScopedLM:
 
 def _live(spec: LMSpec) -> ScopedLM:
 
-    addresses = [a for a in str(spec.options.get("api_base", "")).split(",") if a]
+    addresses = [a.strip() for a in str(spec.options.get("api_base", "")).split(",") if a.strip()]
     if len(addresses) > 1:
         replicas = [_live(LMSpec(spec.model, {**spec.options, "api_base": a})) for a in addresses]
         replicas[0].replicas = tuple(replicas)
@@ -98,6 +98,7 @@ def _live(spec: LMSpec) -> ScopedLM:
     except Exception as error:
         raise UsageError(f"DSPy refuses the LM {spec}: {error}") from error
     lm.timeout = settings["timeout"]
+    lm.address = without_credentials(addresses[0]) if addresses else None
     return lm
 
 

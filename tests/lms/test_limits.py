@@ -13,7 +13,7 @@ from spri_dspy.bulk import run_bulk
 from spri_dspy.errors import UsageError
 from spri_dspy.lms import CALL, Call
 from spri_dspy.lms.client import Retry
-from spri_dspy.lms.limits import FIRST_WINDOW, LONGEST_PAUSE, TURN, Limiter, Turn, Window
+from spri_dspy.lms.limits import FIRST_WINDOW, LONGEST_PAUSE, PAUSE_AFTER, TURN, Limiter, Turn, Window
 from spri_dspy.runs import RunDir
 from spri_dspy.tasks import Example
 from tests.factories import make_task
@@ -146,6 +146,7 @@ def test_pause_that_a_server_asks_for_holds_everyone_back_up_to_the_cap(asked, w
         await hold(window, 2)
         early = [asyncio.create_task(call()) for _ in range(3)]
         await settle()
+        window._refusals = PAUSE_AFTER
         window.refused(clock(), asked)
         window.leave()
         window.leave()
@@ -156,9 +157,23 @@ def test_pause_that_a_server_asks_for_holds_everyone_back_up_to_the_cap(asked, w
     assert quickly(traffic()) == [waited] * 6
 
 
+def test_single_refusals_among_answers_hold_nobody_else_back():
+    async def traffic():
+        window = Window(4)
+        for _ in range(5 * PAUSE_AFTER):
+            window.refused(clock(), 10.0)
+            await window.enter()
+            window.succeeded()
+            window.leave()
+        return clock()
+
+    assert quickly(traffic()) == 0
+
+
 def test_longest_of_several_pauses_holds():
     async def traffic():
         window = Window(8)
+        window._refusals = PAUSE_AFTER
         window.refused(clock(), 3.0)
         waiting = asyncio.create_task(window.enter())
         await asyncio.sleep(1)
