@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import re
 import sys
@@ -148,6 +149,9 @@ async def serve(load: Load) -> None:
         server.reset()
         return web.json_response({})
 
+    logging.getLogger("aiohttp.server").setLevel(
+        logging.CRITICAL
+    )  # contestants that end leave connections behind
     app = web.Application(client_max_size=64 * 2**20)
     app.router.add_post("/v1/chat/completions", server.complete)
     app.router.add_get("/stats", stats)

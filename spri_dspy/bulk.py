@@ -11,14 +11,10 @@ It knows programs only as things with `acall`, and runs only through RunDir.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,6 +31,7 @@ from spri_dspy.errors import (
 from spri_dspy.lms.cache import CallCache, take_over_shards
 from spri_dspy.lms.client import Retry, Scope, failure_kind, use_scope
 from spri_dspy.lms.limits import TURN, Budget, Limiter, Turn
+from spri_dspy.loops import run_to_end
 from spri_dspy.records import Record, Usage
 from spri_dspy.runs import CACHE, RunDir, fingerprint
 
@@ -108,14 +105,7 @@ def run_bulk(
         with RunDir.create(run, made) as directory:
             return run_bulk(program, _same_inputs(examples, directory), directory, **settings)
 
-    work = arun_bulk(program, examples, run, **settings)
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        with _few_collections(), asyncio.Runner(loop_factory=_Loop) as runner:
-            return runner.run(work)
-    with _few_collections():
-        return _in_a_thread(work)
+    return run_to_end(arun_bulk(program, examples, run, **settings))
 
 
 async def arun_bulk(
@@ -360,22 +350,6 @@ def _first(errors: BaseExceptionGroup[Exception]) -> BaseException:
     return next((e for e in found if isinstance(e, SpriError)), found[0])
 
 
-@contextlib.contextmanager
-def _few_collections() -> Iterator[None]:
-    """Look for garbage seldom: calls leave hardly any in cycles, and looking costs a tenth of a run's CPU time."""
-    usual = gc.get_threshold()
-    if usual[0]:
-        gc.set_threshold(max(_COLLECT_EVERY, usual[0]), *usual[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*usual)
-
-
-_COLLECT_EVERY = 20_000
-"""Objects more than at the last look; Python's own is 700."""
-
-
 def _same_inputs(examples: Iterable[BulkExample], run: RunDir) -> Iterator[BulkExample]:
     """The examples, if those that are finished had the inputs then that they have now.
 
@@ -391,49 +365,3 @@ def _same_inputs(examples: Iterable[BulkExample], run: RunDir) -> Iterator[BulkE
                 "or give the examples ids of their own"
             )
         yield example
-
-
-class _Loop(asyncio.SelectorEventLoop):
-    """An event loop that sends no step of DSPy's preparation of a call to a thread.
-
-    DSPy does so in case a step reads a file or a credential. These here are pure Python, so nothing runs beside them,
-    and each way there and back costs more than the step.
-    """
-
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        step = (
-            func.args[0] if isinstance(func, partial) and func.args else None
-        )  # asyncio.to_thread's context.run
-        if executor or not (getattr(step, "__module__", None) or "").startswith("dspy.clients."):
-            return super().run_in_executor(executor, func, *args)
-        done = self.create_future()
-        try:
-            done.set_result(func(*args))
-        except Exception as error:  # whatever it is, it is for who awaits the step
-            done.set_exception(error)
-        return done
-
-
-def _in_a_thread(work: Coroutine[Any, Any, Summary]) -> Summary:
-    """Run an event loop of our own beside the caller's; an interrupt of the caller ends the work too."""
-    loop = _Loop()
-    task = loop.create_task(work)
-    thread = threading.Thread(target=_finish, args=(loop, task), daemon=True)
-    thread.start()
-    try:
-        thread.join()
-    except BaseException:  # an interrupted notebook cell; what is finished is kept
-        with contextlib.suppress(RuntimeError):  # the loop is closed: all was done already
-            loop.call_soon_threadsafe(task.cancel)
-        thread.join()
-        raise
-    return task.result()
-
-
-def _finish(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
-    try:
-        loop.run_until_complete(asyncio.wait([task]))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
-    finally:
-        loop.close()
