@@ -78,6 +78,8 @@ class Window:
         self._paused_until = 0.0
         self._lowered_at = -1.0
         self._refusals = 0
+        self._refused_at = -1.0
+        self._round_trip = 0.0
         self._waiting: list[_Waiting] = []
         self._arrivals = count()
         self._ending = False
@@ -117,9 +119,17 @@ class Window:
         self.in_flight -= 1
         self._fill()
 
-    def succeeded(self) -> None:
-        """One answer came: open the window, by one an answer at first, by one a round trip later."""
-        self._refusals = 0
+    def succeeded(self, began: float | None = None) -> None:
+        """One answer came: open the window, by one an answer at first, by one a round trip later.
+
+        Args:
+            began: when the call got its place; what was begun before a refusal says nothing about the time after it.
+        """
+        if began is None or began > self._refused_at:
+            self._refusals = 0
+        if began is not None:
+            took = asyncio.get_running_loop().time() - began
+            self._round_trip += (took - self._round_trip) / 8
         step = 1.0 if self.limit < self._threshold else 1.0 / self.limit
         self.limit = min(float(self.most), self.limit + step)
 
@@ -127,14 +137,15 @@ class Window:
         """The server said "too many": halve the window, once a round trip, and if it says so again and again, wait.
 
         Args:
-            began: when the refused call got its place; calls begun before the last halving say nothing new.
+            began: when the refused call got its place; calls begun within a round trip of the last halving say nothing
+                new, for refusals come at once and answers do not.
             retry_after: seconds that the server asks for.
         """
         now = asyncio.get_running_loop().time()
-        self._refusals += 1
+        self._refusals, self._refused_at = self._refusals + 1, now
         if retry_after and self._refusals >= PAUSE_AFTER:
             self._paused_until = max(self._paused_until, now + min(retry_after, LONGEST_PAUSE))
-        if began <= self._lowered_at:
+        if began <= self._lowered_at + self._round_trip and self._lowered_at >= 0:
             return
         self._lowered_at = now
         self.limit = self._threshold = max(1.0, self.limit / 2)
@@ -217,7 +228,7 @@ class _Slot:
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is None:
-            self._window.succeeded()
+            self._window.succeeded(self._began)
             self._window.leave()
             return
         if is_refusal(error):
