@@ -96,11 +96,7 @@ def run_bulk(
         RunMismatchError: the path holds a run of another program, with other LMs, or of other inputs.
     """
     if not isinstance(run, RunDir):
-        models = {
-            getattr(p, "role", "lm"): str(p.lm.spec.identity)
-            for p in _predictors(program)
-            if getattr(p.lm, "spec", None)
-        }
+        models = {getattr(p, "role", "lm"): _lm_name(p.lm) for p in _predictors(program)}
         made = {"program": fingerprint(program.dump_state()), "models": models}
         with RunDir.create(run, made) as directory:
             return run_bulk(program, _same_inputs(examples, directory), directory, **settings)
@@ -336,6 +332,12 @@ def _predictors(program: Any) -> list[Any]:
     """A program's predictors that hold an LM."""
     found = getattr(program, "named_predictors", list)()
     return [predictor for _, predictor in found if getattr(predictor, "lm", None) is not None]
+
+
+def _lm_name(lm: Any) -> str:
+    """The LM without how it is reached; of one that `load_lm` did not make, its model."""
+    spec = getattr(lm, "spec", None)
+    return spec.identity if spec else lm.model
 
 
 def _lms(program: Any) -> list[Any]:

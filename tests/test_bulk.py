@@ -444,6 +444,19 @@ def test_path_is_refused_for_other_inputs_and_other_lms(tmp_path, start_mock):
     assert mock.stats.n_answered == answered
 
 
+def test_path_is_refused_for_another_lm_that_was_made_by_dspy_itself(tmp_path):
+    def program(model):
+        made = spri.SPRI(make_task())
+        for _, predictor in made.named_predictors():
+            predictor.lm = dspy.utils.DummyLM([{"response": "fine"}])
+            predictor.lm.model = model
+        return made
+
+    run_bulk(program("dummy/one"), [], tmp_path / "run")
+    with pytest.raises(spri.RunMismatchError, match=r"models: .*dummy/one.* there, .*dummy/two.* now"):
+        run_bulk(program("dummy/two"), [], tmp_path / "run")
+
+
 @pytest.mark.parametrize("example", [{"question": "why?"}, dspy.Example(question="why?")])
 def test_what_is_no_example_is_refused_in_words(tmp_path, example):
     with pytest.raises(UsageError, match=r"an example has an id and inputs, a \w+ has not; task.example_of"):

@@ -218,10 +218,9 @@ class ScopedLM(dspy.LM):
             lm, joined = self._well(), time.monotonic()
             with suppress(_Elsewhere), lm.health.watch():
                 async with scope.slots.slot(lm) if scope.slots else nullcontext():
-                    fell = lm.health.is_unfit or lm.health.fell_since(
-                        joined
-                    )  # while this call stood in its line
-                    if fell and self._well() is not lm:
+                    # It may have fallen ill while this call stood in its line.
+                    is_ill = lm.health.is_unfit or lm.health.fell_since(joined)
+                    if is_ill and self._well() is not lm:
                         raise _Elsewhere
                     with _metered(scope, self), self._others(lm):
                         async with asyncio.timeout(lm.timeout):
