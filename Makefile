@@ -47,7 +47,7 @@ test: $(VENV)/.ok
 	@$(BIN)/python -m pytest -q -m "$(MARKERS)"
 
 test-ray: $(VENV)/.ray-ok
-	@$(BIN)/python -m pytest -q -m "not live and not gpu" tests/test_cluster.py
+	@$(BIN)/python -m pytest -q -m "not live and not gpu" tests/test_ray_executor.py
 
 check: $(VENV)/.ok
 	@$(BIN)/ruff format --check .

@@ -24,10 +24,10 @@ from benchmarks.recordings import (
     trace_critiques,
 )
 from benchmarks.sections import Section, difference, interval, number, value
-from spri_dspy.paired import Comparison, krippendorff_alpha, paired_bootstrap
-from spri_dspy.reading import read_score
+from spri_dspy.metrics.comparison import Comparison, krippendorff_alpha, paired_bootstrap
+from spri_dspy.metrics.set_level import Metric, macro, mae, pearson, spearman
+from spri_dspy.parsing import read_score
 from spri_dspy.records import Estimate, Score
-from spri_dspy.scoring import Metric, macro, mae, pearson, spearman
 
 _EXPERT_FIELDS = {"alignment": "alignment_with_standards", "empathy": "empathy"}
 _AGREEMENT: tuple[Metric, ...] = (pearson, spearman, mae)

@@ -13,15 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spri_dspy import jobs, judging
-from spri_dspy.baselines import load_system
+from spri_dspy.commands import judge as judging
+from spri_dspy.commands import run as jobs
 from spri_dspy.errors import DataError, UsageError
 from spri_dspy.judges import Panel, load_judge
-from spri_dspy.lms import LMSpec, check_roles, load_lm
-from spri_dspy.lms.limits import Budget, price_of
+from spri_dspy.lms.budget import Budget, price_of
+from spri_dspy.lms.spec import LMSpec, check_roles, load_lm
 from spri_dspy.records import Record, Score
-from spri_dspy.results import LABEL, criteria_of, scores_of
+from spri_dspy.report.figures import LABEL, criteria_of, scores_of
 from spri_dspy.runs import INFORMATIVE, RunDir, fingerprint
+from spri_dspy.systems import load_system
 from spri_dspy.tasks import Example, Task, load_task
 
 OFFLINE = "offline"

@@ -28,8 +28,8 @@ from dspy.lm15 import Message, Request, Response, TextPart, Usage
 import spri_dspy as spri
 from benchmarks.load_contestants import CONTESTANTS
 from spri_dspy.errors import UnknownNameError
-from spri_dspy.lms import CALL
 from spri_dspy.lms.client import ScopedLM
+from spri_dspy.lms.spec import CALL
 from spri_dspy.tasks import Example
 
 _ANSWERS = {

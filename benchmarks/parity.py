@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import spri_dspy as spri
 from benchmarks.recordings import read_rows
 from spri_dspy.errors import DataError, ReplayMiss
-from spri_dspy.lms import CALL
 from spri_dspy.lms.replay import Recording, replay_lm, script_of
+from spri_dspy.lms.spec import CALL
 
 if TYPE_CHECKING:
     from dspy.lm15 import Request

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from benchmarks import command
 from benchmarks.grid import Cell
 from benchmarks.tables import Definition, Measure
+from spri_dspy.metrics.set_level import mean, share
 from spri_dspy.records import Score
-from spri_dspy.scoring import mean, share
 
 
 def _criterion(name: str) -> Callable[[Cell], list[Score]]:

@@ -34,9 +34,9 @@ from benchmarks.recordings import (
 )
 from benchmarks.sections import Section, as_json, as_markdown, interval, number, print_sections, value
 from spri_dspy.errors import UsageError
-from spri_dspy.paired import Comparison, holm, paired_t
+from spri_dspy.metrics.comparison import Comparison, holm, paired_t
+from spri_dspy.metrics.set_level import by_group, macro, mean, pair_accuracy, pair_ties, pearson, share
 from spri_dspy.records import Score
-from spri_dspy.scoring import by_group, macro, mean, pair_accuracy, pair_ties, pearson, share
 
 BASELINES = {"vanilla": "*", "self_refine": "†"}
 """Systems that table 1 tests against, with their marks; one that is not recorded gives no mark."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from spri_dspy.errors import DataError
-from spri_dspy.reading import read_choice, read_score, read_score_as_published
+from spri_dspy.parsing import read_choice, read_score, read_score_as_published
 from spri_dspy.records import Score
 
 NO_LABEL = -1

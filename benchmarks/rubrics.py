@@ -12,8 +12,8 @@ from __future__ import annotations
 from benchmarks import command
 from benchmarks.grid import Cell
 from benchmarks.tables import Definition, Measure
+from spri_dspy.metrics.set_level import mean, pearson
 from spri_dspy.records import Score
-from spri_dspy.scoring import mean, pearson
 
 
 def _scores(cell: Cell) -> list[Score]:

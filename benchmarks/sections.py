@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from spri_dspy.paired import Comparison
+from spri_dspy.metrics.comparison import Comparison
 from spri_dspy.records import Estimate
 
 _WIDTH_WITHOUT_TERMINAL = 200

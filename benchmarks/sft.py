@@ -15,8 +15,8 @@ from benchmarks import command
 from benchmarks.grid import Cell
 from benchmarks.sections import Section
 from benchmarks.tables import Definition, Measure, Table, published
+from spri_dspy.metrics.set_level import mean, share
 from spri_dspy.records import Score
-from spri_dspy.scoring import mean, share
 
 PUBLISHED_NAMES = {"direct": "direct_response"}
 """Our system names where the paper's table has another."""

@@ -25,9 +25,9 @@ from typing import Any
 
 from benchmarks.sections import Section, as_json, difference, interval, print_sections
 from spri_dspy.errors import DataError, PrerequisiteError, UsageError
-from spri_dspy.paired import Comparison, paired_bootstrap
+from spri_dspy.metrics.comparison import Comparison, paired_bootstrap
+from spri_dspy.metrics.set_level import mean
 from spri_dspy.records import Estimate, Score
-from spri_dspy.scoring import mean
 
 TINY = "tiny"
 _TASK = "truthfulqa_mc2"

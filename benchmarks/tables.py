@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 from benchmarks import grid, layout
 from benchmarks.sections import Section, as_json, as_markdown
-from spri_dspy.paired import Comparison, holm, paired_bootstrap, paired_t
+from spri_dspy.metrics.comparison import Comparison, holm, paired_bootstrap, paired_t
+from spri_dspy.metrics.set_level import Metric, by_group, macro
 from spri_dspy.records import Estimate, Score
-from spri_dspy.scoring import Metric, by_group, macro
 
 SCHEMA = 1
 STAND_IN = "offline stand-in: not a language model"

@@ -7,7 +7,7 @@ all rows, less the pick's.
     python -m benchmarks tuning --recordings DIR [--models A,B] [--seeds N] [--made-up N] [--json]
 
 Methods, all on the same budgets and seeds:
-  racing         `spri_dspy.tuning.racing.race`, as it is.
+  racing         `spri_dspy.tuning.racing.race.race`, as it is.
   halving        successive halving: ceil(log2 k) rounds of equal budget; each evaluates all survivors on new
                  rows, the same for all and stratified by group, and keeps floor(m/2) of m by macro Pearson on
                  all rows so far (Jamieson and Talwalkar 2016). A last survivor ends it, with budget left.
@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.sections import Section, as_json, print_sections
 from benchmarks.worlds import Meter, World, macro_pearson, made_up_world, recorded_worlds
 from spri_dspy.errors import UsageError
-from spri_dspy.resampling import wilson
-from spri_dspy.tuning.racing import race
+from spri_dspy.metrics.bootstrap import wilson
+from spri_dspy.tuning.racing.race import race
 
 if TYPE_CHECKING:
     from benchmarks.worlds import Floats, Integers

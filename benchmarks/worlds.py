@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.recordings import NO_LABEL, Recording, find, models_of, read_rated
 from spri_dspy.errors import UsageError
-from spri_dspy.tuning.racing import Row
+from spri_dspy.tuning.racing.race import Row
 
 if TYPE_CHECKING:
     import numpy as np

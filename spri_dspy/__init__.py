@@ -32,11 +32,11 @@ if TYPE_CHECKING:
         UsageError,
     )
     from spri_dspy.judges import load_judge
-    from spri_dspy.lms import load_lm
-    from spri_dspy.lms.limits import Budget
+    from spri_dspy.lms.budget import Budget
+    from spri_dspy.lms.spec import load_lm
+    from spri_dspy.parsing import read_score
     from spri_dspy.predict import RolePredict
     from spri_dspy.program import SPRI, CritiqueRefine
-    from spri_dspy.reading import read_score
     from spri_dspy.records import Estimate, Record, Round, Score, Usage, Verdict
     from spri_dspy.runs import RunDir
     from spri_dspy.tasks import Task, load_task
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from spri_dspy.tuning.seed_search import SeedSearch
 
 _HOME = {
-    "Budget": "lms.limits",
+    "Budget": "lms.budget",
     "CallError": "errors",
     "CritiqueRefine": "program",
     "DataError": "errors",
@@ -70,10 +70,10 @@ _HOME = {
     "Verdict": "records",
     "arun_bulk": "bulk",
     "load_judge": "judges",
-    "load_lm": "lms",
+    "load_lm": "lms.spec",
     "load_metric": "tuning.metrics",
     "load_task": "tasks",
-    "read_score": "reading",
+    "read_score": "parsing",
     "run_bulk": "bulk",
     "tune": "tuning",
 }

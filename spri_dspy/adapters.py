@@ -26,7 +26,7 @@ from dspy.adapters.utils import format_field_value, parse_value
 from dspy.utils.exceptions import AdapterParseError
 
 from spri_dspy.errors import UnknownNameError
-from spri_dspy.reading import read_score, read_score_as_published
+from spri_dspy.parsing import read_score, read_score_as_published
 
 # Every repetition is bounded, so that reading stays linear on a runaway answer.
 _HEADER = re.compile(r"^[ \t>*#`]{0,12}\[\[[ #]{0,6}(\w[\w ]{0,60}?)[ #]{0,6}\]\][*`]{0,3}:?", re.MULTILINE)

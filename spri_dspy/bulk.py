@@ -28,10 +28,11 @@ from spri_dspy.errors import (
     SpriError,
     UsageError,
 )
+from spri_dspy.event_loop import run_to_end
+from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.cache import CallCache, take_over_shards
 from spri_dspy.lms.client import Retry, Scope, failure_kind, use_scope
-from spri_dspy.lms.limits import TURN, Budget, Limiter, Turn
-from spri_dspy.loops import run_to_end
+from spri_dspy.lms.concurrency import TURN, Limiter, Turn
 from spri_dspy.records import Record, Usage
 from spri_dspy.runs import CACHE, RunDir, fingerprint
 
@@ -126,7 +127,7 @@ async def arun_bulk(
         concurrency: calls in flight at most, per LM; fewer while a server says that it has too much to do.
         retry: how transient failures of single calls are tried again.
         retry_errors: run examples that failed before once more.
-        budget: what the run may spend; see `lms.limits.Budget`.
+        budget: what the run may spend; see `lms.budget.Budget`.
         deadline: seconds after which an example is given up, None for never; waiting for a place does not count.
         cache_folder: where finished calls are kept, the run's own by default; runs that share one share calls.
         on_record: called with each new record, after it is written.

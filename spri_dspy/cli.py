@@ -108,8 +108,8 @@ def run(
     ] = False,
 ) -> None:
     """Run SPRI, or another system, on the examples of a task. The same command again goes on where it stopped."""
-    from spri_dspy import jobs
-    from spri_dspy.lms.limits import Budget
+    from spri_dspy.commands import run as jobs
+    from spri_dspy.lms.budget import Budget
 
     job = jobs.plan(
         jobs.Request(
@@ -170,7 +170,7 @@ def show(
     json_out: JsonOption = False,
 ) -> None:
     """Show one example as it went: draft, verdict, refinement, verdict ..., response."""
-    from spri_dspy import report
+    from spri_dspy.report import terminal as report
     from spri_dspy.runs import RunDir
 
     record = report.pick(RunDir.read(run_dir), example_id)
@@ -219,8 +219,9 @@ def judge(
     ] = False,
 ) -> None:
     """Judge the answers of a run with an LM, and say what the numbers come to. The same command again resumes."""
-    from spri_dspy import bulk, judging
-    from spri_dspy.lms.limits import Budget
+    from spri_dspy import bulk
+    from spri_dspy.commands import judge as judging
+    from spri_dspy.lms.budget import Budget
 
     job = judging.plan(
         judging.JudgeRequest(
@@ -282,8 +283,8 @@ def tune(
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw the search that is there away.")] = False,
 ) -> None:
     """Tune a program's seeds or wordings by a recipe. The same command again goes on where it stopped."""
-    from spri_dspy.tuning import recipe as recipes
-    from spri_dspy.tuning import recipe_run
+    from spri_dspy.commands import recipe as recipes
+    from spri_dspy.commands import tune as recipe_run
 
     asked = recipes.change(
         recipes.read(recipe),
@@ -324,7 +325,7 @@ def export(
     json_out: JsonOption = False,
 ) -> None:
     """Write a run's results as rubrics, chat rows or preference pairs, with a data card beside them."""
-    from spri_dspy.exports import export_run
+    from spri_dspy.export.formats import export_run
     from spri_dspy.runs import RunDir
 
     done = export_run(
@@ -336,7 +337,7 @@ def export(
 @app.command()
 def doctor(lm: LMOption = None, json_out: JsonOption = False) -> None:
     """Check this machine: Python, versions, which keys are set, and one call to each LM named."""
-    from spri_dspy.doctor import examine, flatten
+    from spri_dspy.commands.doctor import examine, flatten
 
     findings = examine(_pairs("--lm", lm))
     if json_out:
@@ -373,7 +374,7 @@ def _judge_lm(option: str) -> str:
 
 
 def _show_findings(job: Any, directory: Any, json_out: bool) -> None:
-    from spri_dspy import results
+    from spri_dspy.report import figures as results
 
     found = results.findings(directory)
     if json_out:
@@ -412,7 +413,7 @@ def _say(lines: list[str]) -> None:
 
 
 def _show_results(records: Any, json_out: bool, in_full: bool) -> None:
-    from spri_dspy import report
+    from spri_dspy.report import terminal as report
 
     if json_out:
         for record in records:

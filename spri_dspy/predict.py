@@ -18,8 +18,8 @@ from dspy.utils.exceptions import AdapterParseError
 
 from spri_dspy.adapters import style
 from spri_dspy.errors import UnreadableAnswer, UsageError
-from spri_dspy.lms import CALL, Call, load_lm
 from spri_dspy.lms.client import forget
+from spri_dspy.lms.spec import CALL, Call, load_lm
 from spri_dspy.nearest import Embedder, nearest
 from spri_dspy.records import Usage
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import dspy
 
 from spri_dspy.errors import UsageError
-from spri_dspy.lms import load_lm
+from spri_dspy.lms.spec import load_lm
 from spri_dspy.predict import ASK_AGAIN, RolePredict, check_show, usage_of
 from spri_dspy.records import Round, StopReason, Usage, Verdict
 from spri_dspy.signatures import Stages, candidate_field

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from spri_dspy.lms import KEY_NAMES
+from spri_dspy.lms.spec import KEY_NAMES
 
 pytest_plugins = ["tests.servers.fixtures"]
 

@@ -4,7 +4,7 @@ import json
 
 import yaml
 
-from spri_dspy import jobs
+from spri_dspy.commands import run as jobs
 from spri_dspy.records import Record, Round, Verdict
 from spri_dspy.runs import RunDir
 

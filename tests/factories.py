@@ -4,7 +4,7 @@ import spri_dspy as spri
 from spri_dspy.lms.replay import Script, replay_lm
 from spri_dspy.signatures import Stages
 from spri_dspy.tasks import Example, Task
-from spri_dspy.tasks._rows import row_id, text
+from spri_dspy.tasks.fields import row_id, text
 
 INPUTS = {"question": "what was asked"}
 

@@ -5,9 +5,9 @@ import re
 
 from dspy.lm15 import Message, Response, TextPart, TokenLogprob, TopLogprob, Usage
 
-from spri_dspy.lms import CALL
 from spri_dspy.lms.client import ScopedLM
 from spri_dspy.lms.replay import replay_lm
+from spri_dspy.lms.spec import CALL
 from spri_dspy.records import Record
 from spri_dspy.runs import RunDir
 from tests.factories import chat

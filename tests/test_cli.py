@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from spri_dspy import cli, jobs
+from spri_dspy import cli
+from spri_dspy.commands import run as jobs
 from spri_dspy.records import Record, Round, Usage, Verdict
 from spri_dspy.runs import RunDir
 from tests.command import assert_refused, files, process, spri, write

@@ -13,8 +13,8 @@ import pytest
 
 import spri_dspy as spri
 from spri_dspy.adapters import STYLES, style
-from spri_dspy.lms import CALL
 from spri_dspy.lms.replay import replay_lm
+from spri_dspy.lms.spec import CALL
 from spri_dspy.signatures import BASE
 
 GOLDEN = Path(__file__).parent / "golden" / "prompts"

@@ -16,8 +16,8 @@ from dspy.teleprompt import (
 )
 
 import spri_dspy as spri
-from spri_dspy.lms import CALL, load_lm
 from spri_dspy.lms.replay import replay_lm
+from spri_dspy.lms.spec import CALL, load_lm
 from tests.factories import chat, make_task
 
 

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.agreement import assemble
 from benchmarks.recompute import BaselineTest, Settings, main, recompute
 from spri_dspy.errors import DataError, UsageError
-from spri_dspy.paired import Comparison
+from spri_dspy.metrics.comparison import Comparison
 from spri_dspy.records import Score
 from tests.data import DATA, data_file
 

@@ -7,7 +7,7 @@ from scipy import stats
 
 from benchmarks import figures, grid, reappraisal, rubrics, sft, tables
 from spri_dspy.errors import BudgetSpent, DataError, LeakError, UsageError
-from spri_dspy.lms.limits import Budget
+from spri_dspy.lms.budget import Budget
 from spri_dspy.runs import RunDir
 from spri_dspy.tasks import load_task
 from tests.data import data_file

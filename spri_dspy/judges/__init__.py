@@ -18,9 +18,9 @@ from typing import Any
 import dspy
 
 from spri_dspy.errors import UnknownNameError, UsageError
-from spri_dspy.judges._asking import Judge
-from spri_dspy.judges._criteria import Choice, Criterion, choice_type, make_signature
-from spri_dspy.judges._panel import Panel
+from spri_dspy.judges.criteria import Choice, Criterion, choice_type, make_signature
+from spri_dspy.judges.judge import Judge
+from spri_dspy.judges.panel import Panel
 from spri_dspy.lookup import lookup
 
 __all__ = ["Choice", "Criterion", "Judge", "Panel", "choice_type", "load_judge", "make_signature"]

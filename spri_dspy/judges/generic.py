@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from spri_dspy.judges._asking import Judge
-from spri_dspy.judges._criteria import Criterion, make_signature
-from spri_dspy.judges._fence import NOTICE
+from spri_dspy.judges.criteria import Criterion, make_signature
+from spri_dspy.judges.judge import Judge
+from spri_dspy.judges.prompt_fencing import NOTICE
 
 _WORDING = f"""\
 Judge how well an answer deals with its instruction.

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from spri_dspy.judges._asking import Judge
-from spri_dspy.judges._criteria import Criterion, choice_type, make_signature
-from spri_dspy.judges._fence import NOTICE
+from spri_dspy.judges.criteria import Criterion, choice_type, make_signature
+from spri_dspy.judges.judge import Judge
+from spri_dspy.judges.prompt_fencing import NOTICE
 
 _POST = "what someone wrote about a situation that troubles them"
 _RESPONSE = "the response to judge"

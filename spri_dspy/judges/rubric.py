@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from spri_dspy.errors import UsageError
-from spri_dspy.judges._asking import Judge, Question, Reading, check_combine, combine
-from spri_dspy.judges._criteria import Criterion, make_signature
-from spri_dspy.judges._fence import NOTICE
+from spri_dspy.judges.criteria import Criterion, make_signature
+from spri_dspy.judges.judge import Judge, Question, Reading, check_combine, combine
+from spri_dspy.judges.prompt_fencing import NOTICE
 from spri_dspy.tasks.rubrics import as_text
 
 _WORDING = f"""\

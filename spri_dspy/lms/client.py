@@ -35,10 +35,11 @@ from dspy.clients._deprecation import adapter_message_call
 from dspy.utils.exceptions import LMError, LMProviderError, LMUnexpectedError, is_retryable_lm_error
 
 from spri_dspy.errors import CallError, SpriError
-from spri_dspy.lms import CALL, CONNECTION, Call
+from spri_dspy.lms.budget import Budget
+from spri_dspy.lms.concurrency import is_refusal
 from spri_dspy.lms.health import Health
-from spri_dspy.lms.limits import Budget, is_refusal
 from spri_dspy.lms.native import AsyncNativeEngine
+from spri_dspy.lms.spec import CALL, CONNECTION, Call
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Cache(Protocol):
 
 
 class Slots(Protocol):
-    """Permission to have one more call in flight; see `lms.limits.Limiter`."""
+    """Permission to have one more call in flight; see `lms.concurrency.Limiter`."""
 
     def slot(self, lm: dspy.LM) -> AbstractAsyncContextManager[Any]:
         """Hold one slot of this LM for the length of the block."""

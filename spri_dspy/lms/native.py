@@ -119,7 +119,7 @@ class NativeEngine:
     @classmethod
     def load_state(cls, state: Mapping[str, Any]) -> Any:
         """The engine of the LM that the string names."""
-        from spri_dspy.lms import load_lm
+        from spri_dspy.lms.spec import load_lm
 
         lm: Any = load_lm(state["lm"])
         return lm.engine if isinstance(lm.engine, cls) else lm._async_engine_spec

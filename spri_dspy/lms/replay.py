@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spri_dspy.errors import DataError, ReplayMiss
-from spri_dspy.lms import CALL, current_rollout
 from spri_dspy.lms.cache import FILE, CallCache
 from spri_dspy.lms.client import ScopedLM, prompt_key
+from spri_dspy.lms.spec import CALL, current_rollout
 
 if TYPE_CHECKING:
     from dspy.lm15 import Request, Response

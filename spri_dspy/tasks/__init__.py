@@ -70,7 +70,7 @@ class Task:
         Raises:
             DataError: the file or a row cannot be used; names file, line and field.
         """
-        from spri_dspy.tasks._rows import read_rows
+        from spri_dspy.tasks.fields import read_rows
 
         return self._checked(read_rows(self.source(path)))
 

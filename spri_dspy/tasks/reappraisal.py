@@ -14,7 +14,7 @@ from typing import Any
 from spri_dspy.errors import UnknownNameError
 from spri_dspy.signatures import Stages
 from spri_dspy.tasks import Example, Task
-from spri_dspy.tasks._rows import package_file, package_rows, row_id, text
+from spri_dspy.tasks.fields import package_file, package_rows, row_id, text
 
 GENERAL_AIM = "Help the narrator to see the situation in a way that eases what they feel and lets them go on."
 """The aim of a post that comes without one."""

@@ -19,12 +19,12 @@ from typing import Any, cast
 import pydantic
 
 from spri_dspy.errors import DataError
-from spri_dspy.reading import read_score
+from spri_dspy.parsing import read_score
 from spri_dspy.records import Record
 from spri_dspy.runs import fingerprint
 from spri_dspy.signatures import FivePoint, Stages
 from spri_dspy.tasks import Example, Task
-from spri_dspy.tasks._rows import package_file, package_rows, read_rows, row_id, text
+from spri_dspy.tasks.fields import package_file, package_rows, read_rows, row_id, text
 
 HUB = "hf:prometheus-eval/BiGGen-Bench-Results:human_eval"
 """The human-scored set of the published table."""

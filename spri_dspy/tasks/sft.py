@@ -12,7 +12,7 @@ from typing import Any
 
 from spri_dspy.signatures import Stages
 from spri_dspy.tasks import Example, Task
-from spri_dspy.tasks._rows import package_file, package_rows, row_id, text
+from spri_dspy.tasks.fields import package_file, package_rows, row_id, text
 
 HUB = "hf:databricks/databricks-dolly-15k:train"
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from spri_dspy.errors import UnknownNameError, UsageError
 
 if TYPE_CHECKING:
-    from spri_dspy.lms.limits import Budget
+    from spri_dspy.lms.budget import Budget
     from spri_dspy.tuning.metrics import Metric
 
 OPTIMIZERS = (
@@ -104,7 +104,7 @@ def make_search(
 
         given: dict[str, Any] = {name: value for name, value in common.items() if value is not None}
         return SeedSearch(metric, **given, **seed_search_options(options))
-    from spri_dspy.tuning.dspy_optimizers import DspySearch
+    from spri_dspy.tuning.dspy_search import DspySearch
 
     return DspySearch(optimizer, metric, **common, **options)
 

@@ -17,14 +17,18 @@ from typing import Any, Protocol
 import dspy
 
 from spri_dspy.errors import BudgetSpent, UsageError
+from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.client import Retry
-from spri_dspy.lms.limits import Budget
 from spri_dspy.records import Score
 from spri_dspy.tasks import Example
 from spri_dspy.tuning.decision import FEWEST_CLUSTERS, Decision, decide
 from spri_dspy.tuning.evaluation import Evaluator, Spent
 from spri_dspy.tuning.metrics import Metric
-from spri_dspy.tuning.pool import (
+from spri_dspy.tuning.programs import copy_program
+from spri_dspy.tuning.racing.rounds import Found, Racing, search
+from spri_dspy.tuning.samplers import Candidate, Sampler, Space, make_sampler
+from spri_dspy.tuning.search_report import SearchReport
+from spri_dspy.tuning.seeds import (
     Pool,
     bootstrapped_seeds,
     proposed_seeds,
@@ -33,10 +37,6 @@ from spri_dspy.tuning.pool import (
     unique,
     written_seeds,
 )
-from spri_dspy.tuning.programs import copy_program
-from spri_dspy.tuning.rounds import Found, Racing, search
-from spri_dspy.tuning.samplers import Candidate, Sampler, Space, make_sampler
-from spri_dspy.tuning.search_report import SearchReport
 from spri_dspy.tuning.splits import Splits
 
 logger = logging.getLogger(__name__)

@@ -16,23 +16,23 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError, LMError
 
 from spri_dspy.errors import BudgetSpent, CallError, UsageError
+from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.cache import CallCache
 from spri_dspy.lms.client import Retry, Scope, failure_kind, use_scope
-from spri_dspy.lms.limits import Budget
 from spri_dspy.predict import RolePredict
 from spri_dspy.records import Score
 from spri_dspy.runs import CACHE
 from spri_dspy.tasks import Example
-from spri_dspy.tuning._running import RUNNERS, Job
-from spri_dspy.tuning._stand_in import StandIn, as_rows
-from spri_dspy.tuning._student import Halt, Seen, Sentinel, State, Student, Watch, build, first_line
 from spri_dspy.tuning.decision import COVERAGE_LOSS, FEWEST_CLUSTERS, Decision, decide
 from spri_dspy.tuning.evaluation import Evaluator, Spent
+from spri_dspy.tuning.example_metric import StandIn, as_rows
 from spri_dspy.tuning.metrics import Metric
-from spri_dspy.tuning.pool import stages_of
+from spri_dspy.tuning.optimizers import RUNNERS, Job
 from spri_dspy.tuning.programs import copy_program, identity
 from spri_dspy.tuning.search_report import SearchReport
+from spri_dspy.tuning.seeds import stages_of
 from spri_dspy.tuning.splits import Splits
+from spri_dspy.tuning.student import Halt, Seen, Sentinel, State, Student, Watch, build, first_line
 from spri_dspy.tuning.surrogate import NEUTRAL, Surrogate, fit
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ import math
 import random
 from collections.abc import Callable, Sequence
 
-from spri_dspy.paired import Comparison
+from spri_dspy.metrics.bootstrap import group_of, middle
+from spri_dspy.metrics.comparison import Comparison
 from spri_dspy.records import Estimate, Score
-from spri_dspy.resampling import group_of, middle
 
 _RESAMPLES = 300
 

@@ -23,13 +23,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from spri_dspy.paired import Comparison
+from spri_dspy.metrics.bootstrap import group_of
+from spri_dspy.metrics.comparison import Comparison
 from spri_dspy.records import Estimate, Score
-from spri_dspy.resampling import group_of
 from spri_dspy.tuning._functions import paired_scores
 
 if TYPE_CHECKING:
-    from spri_dspy.resampling import Floats
+    from spri_dspy.metrics.bootstrap import Floats
     from spri_dspy.tuning.metrics import Metric
 
 FEWEST_CLUSTERS = 6

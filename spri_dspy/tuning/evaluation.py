@@ -28,9 +28,10 @@ from typing import Any
 
 from spri_dspy.bulk import FUSE_LEAST, arun_bulk
 from spri_dspy.errors import BudgetSpent, PrerequisiteError, UsageError
+from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.cache import CallCache
 from spri_dspy.lms.client import Retry, Scope, ScopedLM, use_scope
-from spri_dspy.lms.limits import Budget, Limiter
+from spri_dspy.lms.concurrency import Limiter
 from spri_dspy.records import Record, Score
 from spri_dspy.runs import CACHE, RunDir
 from spri_dspy.tasks import Example

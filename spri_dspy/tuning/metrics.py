@@ -22,13 +22,13 @@ from dataclasses import dataclass, field
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
-from spri_dspy import scoring
 from spri_dspy.errors import UnknownNameError, UsageError
-from spri_dspy.paired import Comparison, paired_bootstrap
+from spri_dspy.metrics import set_level as scoring
+from spri_dspy.metrics.bootstrap import group_of, is_number
+from spri_dspy.metrics.comparison import Comparison, paired_bootstrap
 from spri_dspy.records import Estimate, Record, Score
-from spri_dspy.resampling import group_of, is_number
 from spri_dspy.tuning._functions import compared, with_interval
-from spri_dspy.tuning.racing import MacroPearson, Mean, Objective, Row
+from spri_dspy.tuning.racing.race import MacroPearson, Mean, Objective, Row
 
 if TYPE_CHECKING:
     from spri_dspy.tasks import Example

@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from spri_dspy.paired import Comparison
+from spri_dspy.metrics.comparison import Comparison
 from spri_dspy.records import Estimate
 from spri_dspy.tuning.decision import Decision
 from spri_dspy.tuning.evaluation import Spent
-from spri_dspy.tuning.pool import Seed
 from spri_dspy.tuning.samplers import Candidate
+from spri_dspy.tuning.seeds import Seed
 
 
 @dataclass

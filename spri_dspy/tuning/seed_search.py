@@ -30,17 +30,17 @@ from dspy.teleprompt import Teleprompter
 
 from spri_dspy.bulk import plain
 from spri_dspy.errors import UsageError
-from spri_dspy.lms import load_lm
+from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.client import Retry
-from spri_dspy.lms.limits import Budget
+from spri_dspy.lms.spec import load_lm
 from spri_dspy.runs import RunDir, fingerprint
 from spri_dspy.tuning._compile import REPORT, Compile
 from spri_dspy.tuning.metrics import Metric, load_metric
-from spri_dspy.tuning.pool import Pool
 from spri_dspy.tuning.programs import copy_program, identity, models_of
-from spri_dspy.tuning.rounds import Racing
+from spri_dspy.tuning.racing.rounds import Racing
 from spri_dspy.tuning.samplers import Sampler, Space
 from spri_dspy.tuning.search_report import SearchReport
+from spri_dspy.tuning.seeds import Pool
 from spri_dspy.tuning.splits import Splits, make_splits
 
 __all__ = ["REPORT", "Pool", "Racing", "SearchReport", "SeedSearch"]

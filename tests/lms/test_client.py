@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 import spri_dspy as spri
 from spri_dspy.adapters import style
-from spri_dspy.lms import CALL, Call, load_lm
 from spri_dspy.lms.cache import CallCache
 from spri_dspy.lms.client import Retry, Scope, ScopedLM, failure_kind, prompt_key, use_scope
 from spri_dspy.lms.replay import text_response
+from spri_dspy.lms.spec import CALL, Call, load_lm
 
 HELLO = [{"role": "user", "content": "hello"}]
 QUICK = Retry(attempts=3, first_wait=0.001, longest_wait=0.002)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import spri_dspy as spri
-from spri_dspy.lms import DEFAULTS, KEY_NAMES, MAX_CHARS, ROLES, LMSpec, check_roles, load_lm, parse_lm
+from spri_dspy.lms.spec import DEFAULTS, KEY_NAMES, MAX_CHARS, ROLES, LMSpec, check_roles, load_lm, parse_lm
 from tests.factories import make_task
 from tests.servers.openai_mock import MockConfig
 

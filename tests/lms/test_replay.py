@@ -5,10 +5,10 @@ import asyncio
 import pytest
 
 import spri_dspy as spri
-from spri_dspy.lms import load_lm
 from spri_dspy.lms.cache import FILE, CallCache
 from spri_dspy.lms.client import Scope, use_scope
 from spri_dspy.lms.replay import Script, Tape, replay_lm, script_of
+from spri_dspy.lms.spec import load_lm
 from tests.factories import chat, critique, make_task, scripted
 
 CALLS = [

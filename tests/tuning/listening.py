@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from dspy.lm15 import Message, TextPart, response_to_events
 
-from spri_dspy.lms import CALL
 from spri_dspy.lms.client import ScopedLM
+from spri_dspy.lms.spec import CALL
 from tests.factories import chat
 from tests.tuning import world
 

@@ -9,8 +9,8 @@ import pytest
 
 from spri_dspy.errors import BudgetSpent, PrerequisiteError, UsageError
 from spri_dspy.judges import load_judge
+from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.client import Retry
-from spri_dspy.lms.limits import Budget
 from spri_dspy.lms.replay import replay_lm
 from spri_dspy.records import Score
 from spri_dspy.runs import RunDir

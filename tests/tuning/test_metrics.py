@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from spri_dspy import scoring
 from spri_dspy.errors import UnknownNameError, UsageError
 from spri_dspy.judges import load_judge
+from spri_dspy.metrics import set_level as scoring
 from spri_dspy.records import Estimate, Record, Score
 from spri_dspy.tasks import Example
 from spri_dspy.tuning.metrics import (
@@ -21,7 +21,7 @@ from spri_dspy.tuning.metrics import (
     own_judgement,
     pearson,
 )
-from spri_dspy.tuning.racing import MacroPearson, Mean, Row
+from spri_dspy.tuning.racing.race import MacroPearson, Mean, Row
 
 
 class Spy:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from benchmarks.tuning import METHODS, main, recorded_section
 from benchmarks.worlds import Meter, World, macro_pearson, made_up_world, recorded_worlds
 from spri_dspy.errors import UnknownNameError, UsageError
+from spri_dspy.metrics.set_level import macro, pearson
 from spri_dspy.records import Score
-from spri_dspy.scoring import macro, pearson
-from spri_dspy.tuning.racing import MacroPearson, Mean, Race, Row, race
+from spri_dspy.tuning.racing.race import MacroPearson, Mean, Race, Row, race
 from tests.data import data_file
 
 

@@ -11,8 +11,8 @@ from spri_dspy.errors import BudgetSpent, UsageError
 from spri_dspy.records import Score
 from spri_dspy.tuning.decision import decide
 from spri_dspy.tuning.metrics import Metric, own_judgement, pearson
-from spri_dspy.tuning.racing import Row
-from spri_dspy.tuning.rounds import Racing, search
+from spri_dspy.tuning.racing.race import Row
+from spri_dspy.tuning.racing.rounds import Racing, search
 from spri_dspy.tuning.samplers import Space, make_sampler
 
 METRICS = {"pearson": pearson(), "mean": Metric("level", "mean", own_judgement)}

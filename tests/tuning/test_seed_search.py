@@ -11,14 +11,14 @@ import pytest
 import spri_dspy as spri
 from spri_dspy.errors import LeakError, RunMismatchError, UnknownNameError, UsageError
 from spri_dspy.judges import load_judge
-from spri_dspy.lms.limits import Budget
+from spri_dspy.lms.budget import Budget
 from spri_dspy.records import Record
 from spri_dspy.tasks import Example
 from spri_dspy.tuning.metrics import Metric, mix, own_judgement, pearson
-from spri_dspy.tuning.pool import Pool, Seed, bootstrapped_seeds, stages_of, unique, written_seeds
 from spri_dspy.tuning.programs import identity
-from spri_dspy.tuning.racing import Row
+from spri_dspy.tuning.racing.race import Row
 from spri_dspy.tuning.seed_search import REPORT, Racing, SeedSearch
+from spri_dspy.tuning.seeds import Pool, Seed, bootstrapped_seeds, stages_of, unique, written_seeds
 from tests.tuning.world import (
     HELPFUL,
     Town,

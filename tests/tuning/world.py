@@ -23,8 +23,8 @@ import dspy
 from dspy.lm15 import Message, Response, TextPart, Usage, response_to_events
 
 import spri_dspy as spri
-from spri_dspy.lms import CALL
 from spri_dspy.lms.client import ScopedLM
+from spri_dspy.lms.spec import CALL
 from spri_dspy.predict import RolePredict
 from spri_dspy.program import Program
 from spri_dspy.signatures import Stages
@@ -227,7 +227,7 @@ def make_brief(town):
 
 
 def main(folder, log):
-    from spri_dspy.lms.limits import Budget
+    from spri_dspy.lms.budget import Budget
     from spri_dspy.tuning.seed_search import Pool, Racing, SeedSearch
 
     town = Town(delay_seconds=0.002, log=log)

@@ -1,0 +1,1 @@
+"""What each command does, from a checked request to a finished run: request, plan, forecast, execute."""

@@ -1,0 +1,1 @@
+"""Write a run as rubrics, chat rows or preference pairs, with a dataset card."""

@@ -1,0 +1,258 @@
+"""How many calls may be in flight: one AIMD window an LM.
+
+A window opens quickly while all goes well (slow start), halves when the server says "too many" and then grows by one a
+round trip, so that a run finds each server's rate by itself. It knows LMs by identity and outcomes; no prompt and no
+example.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, NamedTuple
+
+from spri_dspy.errors import UsageError
+from spri_dspy.lms.spec import CALL
+
+FIRST_WINDOW = 16
+"""Calls in flight at the start, if the limit allows; doubled every round trip until the first refusal."""
+
+LONGEST_PAUSE = 60.0
+"""Cap in seconds on how long a server's Retry-After can hold an LM's calls back."""
+
+
+PAUSE_AFTER = 3
+"""Refusals with no answer between them after which a server's Retry-After holds all of an LM's calls back: sooner, a
+server that turns a few calls away at random would bring the others to a stop. The refused call itself always waits."""
+
+
+@dataclass
+class Turn:
+    """Where the calls of one example stand in line.
+
+    Attributes:
+        number: of the example, in the order in which they were begun.
+        stages: kinds of calls that it has had a place for so far.
+        clock: when the example is given up; it stands still while a call waits for its place.
+    """
+
+    number: int
+    stages: set[str] = field(default_factory=set)
+    clock: asyncio.Timeout | None = None
+
+
+TURN: ContextVar[Turn | None] = ContextVar("spri_turn", default=None)
+
+
+class _Waiting(NamedTuple):
+    order: tuple[int, int]
+    place: asyncio.Future[float]
+    turn: Turn
+
+
+class Window:
+    """The calls in flight of one LM: slow start, additive increase, multiplicative decrease.
+
+    While more examples come, the oldest goes first: results come early, and what a budget pays for gets finished.
+    Once none comes any more, whoever has the most before it goes first, so that all end at about the same time and no
+    long one runs on alone.
+
+    Attributes:
+        most: how many may ever be in flight.
+        limit: how many may be in flight now, between 1 and `most`.
+        in_flight: how many are; never above what `limit` was when the last of them began.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.limit = float(min(FIRST_WINDOW, most))
+        self.in_flight = 0
+        self._threshold = float(most)
+        self._paused_until = 0.0
+        self._lowered_at = -1.0
+        self._refusals = 0
+        self._refused_at = -1.0
+        self._round_trip = 0.0
+        self._waiting: list[_Waiting] = []
+        self._arrivals = count()
+        self._ending = False
+        self._wake: asyncio.TimerHandle | None = None
+
+    async def enter(self, turn: Turn | None = None) -> float:
+        """Wait for a place. Returns when it was given, which a busy loop hears of later.
+
+        Args:
+            turn: where the call's example stands; without one, first come is first served.
+        """
+        place = asyncio.get_running_loop().create_future()
+        arrival = next(self._arrivals)
+        turn = turn or Turn(arrival)
+        heapq.heappush(self._waiting, _Waiting((self._rank(turn), arrival), place, turn))
+        self._fill()
+        if place.done():
+            return place.result()
+        try:
+            return await place
+        except asyncio.CancelledError:
+            if not place.cancelled():  # the place came in the same moment: somebody else may have it
+                self.leave()
+            raise
+
+    def end(self) -> None:
+        """No further example comes: from now on, whoever has the most before it goes first."""
+        self._ending = True
+        self._waiting = [w._replace(order=(self._rank(w.turn), w.order[1])) for w in self._waiting]
+        heapq.heapify(self._waiting)
+
+    def _rank(self, turn: Turn) -> int:
+        return len(turn.stages) if self._ending else turn.number
+
+    def leave(self) -> None:
+        """Give the place back, and hand free places to those who wait."""
+        self.in_flight -= 1
+        self._fill()
+
+    def succeeded(self, began: float | None = None) -> None:
+        """One answer came: open the window, by one an answer at first, by one a round trip later.
+
+        Args:
+            began: when the call got its place; what was begun before a refusal says nothing about the time after it.
+        """
+        if began is None or began > self._refused_at:
+            self._refusals = 0
+        if began is not None:
+            took = asyncio.get_running_loop().time() - began
+            self._round_trip += (took - self._round_trip) / 8
+        step = 1.0 if self.limit < self._threshold else 1.0 / self.limit
+        self.limit = min(float(self.most), self.limit + step)
+
+    def refused(self, began: float, retry_after: float | None) -> None:
+        """The server said "too many": halve the window, once a round trip, and if it says so again and again, wait.
+
+        Args:
+            began: when the refused call got its place; calls begun within a round trip of the last halving say nothing
+                new, for refusals come at once and answers do not.
+            retry_after: seconds that the server asks for.
+        """
+        now = asyncio.get_running_loop().time()
+        self._refusals, self._refused_at = self._refusals + 1, now
+        if retry_after and self._refusals >= PAUSE_AFTER:
+            self._paused_until = max(self._paused_until, now + min(retry_after, LONGEST_PAUSE))
+        if began <= self._lowered_at + self._round_trip and self._lowered_at >= 0:
+            return
+        self._lowered_at = now
+        self.limit = self._threshold = max(1.0, self.limit / 2)
+
+    def _fill(self) -> None:
+        """Hand free places to those who wait, or see to it that this happens when the pause is over."""
+        now = asyncio.get_running_loop().time()
+        while self._waiting and self.in_flight < int(self.limit):
+            if now < self._paused_until:
+                self._wake_up()
+                return
+            place = heapq.heappop(self._waiting).place
+            if not place.done():
+                self.in_flight += 1
+                place.set_result(now)
+
+    def _wake_up(self) -> None:
+        """Hand out places once the server's pause is over."""
+        if self._wake is None:
+            self._wake = asyncio.get_running_loop().call_at(self._paused_until, self._end_pause)
+
+    def _end_pause(self) -> None:
+        self._wake = None
+        self._fill()
+
+
+class Limiter:
+    """A window for each LM.
+
+    Args:
+        concurrency: calls in flight at most, for each LM by itself.
+
+    Raises:
+        UsageError: concurrency is below 1.
+    """
+
+    def __init__(self, concurrency: int) -> None:
+        if concurrency < 1:
+            raise UsageError(f"concurrency must be at least 1, not {concurrency}")
+        self._concurrency = concurrency
+        self._windows: dict[int, Window] = {}
+        self._ending = False
+
+    def window(self, lm: Any) -> Window:
+        """The window of an LM."""
+        found = self._windows.get(id(lm))
+        if found is None:
+            found = self._windows[id(lm)] = Window(self._concurrency)
+            if self._ending:
+                found.end()
+        return found
+
+    def end(self) -> None:
+        """No further example comes; see Window."""
+        self._ending = True
+        for window in self._windows.values():
+            window.end()
+
+    def slot(self, lm: Any) -> _Slot:
+        """Hold one place of this LM while its call is made (`async with`), and learn from how it ends."""
+        return _Slot(self.window(lm))
+
+
+class _Slot:
+    """One place in a window. A class, for a generator here would cost each call a hundredth of its time."""
+
+    __slots__ = ("_began", "_window")
+
+    def __init__(self, window: Window) -> None:
+        self._window, self._began = window, 0.0
+
+    async def __aenter__(self) -> None:
+        turn, call = TURN.get(), CALL.get()
+        if turn and call:
+            with _standing(turn.clock):
+                self._began = await self._window.enter(turn)
+            turn.stages.add(call.stage)
+        else:
+            self._began = await self._window.enter(turn)
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None:
+            self._window.succeeded(self._began)
+            self._window.leave()
+            return
+        if is_refusal(error):
+            self._window.refused(self._began, getattr(error, "retry_after", None))
+        # One turn of the loop later: where this error ends the run, the next call is not begun.
+        asyncio.get_running_loop().call_soon(self._window.leave)
+
+
+@contextmanager
+def _standing(clock: asyncio.Timeout | None) -> Generator[None]:
+    """Let a clock stand still for the length of the block."""
+    until = clock.when() if clock else None
+    if clock is None or until is None:
+        yield
+        return
+    now = asyncio.get_running_loop().time
+    left = until - now()
+    with suppress(RuntimeError):  # it has run out, or its example has ended
+        clock.reschedule(None)
+    try:
+        yield
+    finally:
+        with suppress(RuntimeError):
+            clock.reschedule(now() + left)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """True if a server says that it has too much to do: 429, 503, 529."""
+    return type(error).__name__ == "LMRateLimitError" or getattr(error, "status", None) in (429, 503, 529)

@@ -1,0 +1,1 @@
+"""Set-level metrics with intervals, and paired comparisons of two systems."""

@@ -1,0 +1,1 @@
+"""Results for people: figures, traces and tables in the terminal."""

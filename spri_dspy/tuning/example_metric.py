@@ -1,0 +1,132 @@
+"""The metric that DSPy's optimisers are given: one number an example, a yes or no, or a number with words.
+
+What they get depends on how they ask, as DSPy has it: a number in [0, 1] when a program is scored, True or False when
+its run may become a demo (`trace` is there), a number with feedback when an LM is to reflect on it (`pred_name` is).
+
+It knows metrics, judges and examples; what the number is, is in `surrogate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import dspy
+
+from spri_dspy.bulk import plain
+from spri_dspy.records import Record, Score
+from spri_dspy.tasks import Example
+from spri_dspy.tuning._feedback import feedback
+from spri_dspy.tuning.metrics import Metric, judge_inputs
+from spri_dspy.tuning.student import META, Halt, Watch
+from spri_dspy.tuning.surrogate import Surrogate
+
+_WRITTEN = {"principles": ("oracle_principles", "rubric"), "response": ("reference_answer",)}
+"""What a stage writes, and the labels that hold such a thing, written by people."""
+
+
+class StandIn:
+    """Numbers for single examples, as DSPy asks for them.
+
+    Args:
+        metric: what is tuned for.
+        surrogate: fitted around the incumbent.
+        examples: all that may be asked about.
+        watch: counts failures and ends the search.
+    """
+
+    def __init__(
+        self, metric: Metric, surrogate: Surrogate, examples: Iterable[Example], watch: Watch
+    ) -> None:
+        self._metric, self._surrogate, self._watch = metric, surrogate, watch
+        self._examples = {e.id: e for e in examples}
+
+    def __call__(
+        self, gold: Any, pred: Any, trace: Any = None, pred_name: str | None = None, pred_trace: Any = None
+    ) -> Any:
+        """One example's number; see this module.
+
+        Raises:
+            Halt: the search is to end. An error here is nobody's zero.
+        """
+        try:
+            example = self._examples[gold._spri_id]
+            score, outputs, reasons = self._read(example, pred)
+            value = self._surrogate.value(score)
+            if pred_name is not None:
+                said = feedback(
+                    self._metric,
+                    self._surrogate,
+                    score,
+                    labels=example.labels,
+                    outputs=outputs,
+                    reasons=reasons,
+                )
+                return dspy.Prediction(score=value, feedback=said)
+            if trace is not None:
+                return self._surrogate.is_good(score)
+            if score.value is not None:
+                self._watch.note(pred._student, example.id, value)
+            return value
+        except (
+            Exception
+        ) as error:  # a metric that cannot be computed must end the search; DSPy would go on with 0
+            self._watch.stop(error)
+            raise Halt from error
+
+    def _read(self, example: Example, pred: Any) -> tuple[Score, dict[str, Any], str]:
+        """The example's score, the program's outputs and the judge's words; worked out once for a prediction."""
+        known = pred.__dict__.get("_read")
+        if known is None:
+            known = pred._read = self._score(example, pred)
+        return known
+
+    def _score(self, example: Example, pred: Any) -> tuple[Score, dict[str, Any], str]:
+        if pred.__dict__.get("_failed"):
+            return self._metric.scores([], [example])[0], {}, ""
+        outputs = {name: plain(value) for name, value in pred.items() if name not in META}
+        judged, reasons = outputs, ""
+        if self._metric.judge is not None:
+            verdict = self._judge(example, outputs)
+            if verdict is None:
+                return self._metric.scores([], [example])[0], outputs, ""
+            judged, reasons = verdict, str(verdict.get("judgement", ""))
+        score = self._metric.scores([Record(example.id, {}, judged)], [example])[0]
+        self._watch.missing += score.value is None
+        return score, outputs, reasons
+
+    def _judge(self, example: Example, outputs: dict[str, Any]) -> dict[str, Any] | None:
+        """What the judge says of an answer; None if there is nothing to judge, or it fails."""
+        judge = self._metric.judge
+        inputs = judge_inputs(judge, plain(example.inputs), outputs, example.labels)
+        if inputs is None:
+            self._watch.missing += 1
+            return None
+        try:
+            with self._watch.guarded():
+                verdict = judge(group=example.group, **inputs)
+        except Exception as error:  # one example's failure is data, whatever it is
+            self._watch.fail(error)
+            return None
+        return {name: plain(value) for name, value in verdict.items() if name not in META}
+
+
+def as_rows(examples: Sequence[Example]) -> list[dspy.Example]:
+    """Examples as DSPy takes them: inputs, the group as one more input, and what people wrote, under a stage's names.
+
+    Labels that a program must not see are left out: optimisers show whole rows to LMs.
+    """
+    rows: list[dspy.Example] = []
+    for e in examples:
+        written = {name: _first(e, labels) for name, labels in _WRITTEN.items() if name not in e.inputs}
+        if "answer" in e.inputs:  # what such a program writes is a judgement, no answer
+            written.pop("response", None)
+        fields = {**{n: v for n, v in written.items() if v is not None}, **e.inputs, "group": e.group}
+        row = dspy.Example(**fields).with_inputs(*e.inputs, "group")
+        row._spri_id = e.id
+        rows.append(row)
+    return rows
+
+
+def _first(example: Example, labels: Sequence[str]) -> Any:
+    return next((plain(example.labels[name]) for name in labels if example.labels.get(name)), None)

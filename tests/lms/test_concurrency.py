@@ -1,0 +1,520 @@
+"""How many calls are in flight: a window that finds each server's rate by itself, and loses no place on the way."""
+
+import asyncio
+import time
+
+import pytest
+from dspy.utils.exceptions import LMRateLimitError, LMServerError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import spri_dspy as spri
+from spri_dspy.bulk import run_bulk
+from spri_dspy.errors import UsageError
+from spri_dspy.lms.client import Retry
+from spri_dspy.lms.concurrency import FIRST_WINDOW, LONGEST_PAUSE, PAUSE_AFTER, TURN, Limiter, Turn, Window
+from spri_dspy.lms.spec import CALL, Call
+from spri_dspy.runs import RunDir
+from spri_dspy.tasks import Example
+from tests.factories import make_task
+from tests.servers.openai_mock import MockConfig
+
+
+class QuickLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock does not run: when nothing is left to do, it is put to the next timer."""
+
+    now = 0.0
+
+    def time(self):
+        return self.now
+
+    def _run_once(self):
+        if not self._ready and self._scheduled:
+            self.now = max(self.now, self._scheduled[0].when())
+        super()._run_once()
+
+
+def quickly(work):
+    """What the work returns; work that would wait for ever fails."""
+    loop = QuickLoop()
+    try:
+        return loop.run_until_complete(asyncio.wait_for(work, 1e9))
+    finally:
+        loop.close()
+
+
+def clock():
+    return asyncio.get_running_loop().time()
+
+
+async def settle():
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def hold(window, count):
+    """Take so many places."""
+    for _ in range(count):
+        await window.enter()
+
+
+# The window of one LM
+
+
+def test_window_doubles_every_round_trip_up_to_the_limit():
+    async def traffic():
+        window, begun = Window(100), {}
+
+        async def call():
+            await window.enter()
+            begun[clock()] = begun.get(clock(), 0) + 1
+            await asyncio.sleep(1)
+            window.succeeded()
+            window.leave()
+
+        await asyncio.gather(*(call() for _ in range(400)))
+        return list(begun.values())
+
+    assert quickly(traffic())[:4] == [FIRST_WINDOW, 2 * FIRST_WINDOW, 4 * FIRST_WINDOW, 100]
+
+
+def test_window_never_starts_above_the_limit():
+    assert [Window(most).limit for most in (1, 5, 16, 64)] == [1, 5, 16, 16]
+
+
+def test_refusals_of_one_round_trip_halve_the_window_once():
+    async def traffic():
+        window = Window(FIRST_WINDOW)
+        began = clock()
+        await hold(window, FIRST_WINDOW)
+        await asyncio.sleep(1)
+        limits = []
+        for _ in range(FIRST_WINDOW):
+            window.refused(began, None)
+            window.leave()
+            limits.append(window.limit)
+        await asyncio.sleep(1)
+        window.refused(clock(), None)
+        return [*limits, window.limit]
+
+    half = FIRST_WINDOW / 2
+    assert quickly(traffic()) == [half] * FIRST_WINDOW + [half / 2]
+
+
+def test_window_is_never_closed_altogether():
+    async def traffic():
+        window = Window(4)
+        for _ in range(9):
+            await asyncio.sleep(1)
+            window.refused(clock(), None)
+        await window.enter()
+        return window.limit
+
+    assert quickly(traffic()) == 1
+
+
+def test_window_grows_by_one_a_round_trip_after_a_refusal():
+    async def traffic():
+        window = Window(64)
+        await asyncio.sleep(1)
+        window.refused(clock(), None)
+        grown = []
+        for _ in range(3):
+            for _ in range(int(window.limit)):
+                window.succeeded()
+            grown.append(window.limit)
+        return grown
+
+    assert quickly(traffic()) == pytest.approx([9, 10, 11], abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "waited"), [(5.0, 5.0), (LONGEST_PAUSE * 9, LONGEST_PAUSE), (0.0, 0.0), (None, 0.0)]
+)
+def test_pause_that_a_server_asks_for_holds_everyone_back_up_to_the_cap(asked, waited):
+    """Those who come later, and those who wait already: they would all be refused again."""
+
+    async def traffic():
+        window, entered = Window(2), []
+
+        async def call():
+            await window.enter()
+            entered.append(clock())
+            await asyncio.sleep(0)
+            window.leave()
+
+        await hold(window, 2)
+        early = [asyncio.create_task(call()) for _ in range(3)]
+        await settle()
+        window._refusals = PAUSE_AFTER
+        window.refused(clock(), asked)
+        window.leave()
+        window.leave()
+        late = [asyncio.create_task(call()) for _ in range(3)]
+        await asyncio.gather(*early, *late)
+        return entered
+
+    assert quickly(traffic()) == [waited] * 6
+
+
+def test_single_refusals_among_answers_hold_nobody_else_back():
+    async def traffic():
+        window = Window(4)
+        for _ in range(5 * PAUSE_AFTER):
+            window.refused(clock(), 10.0)
+            await window.enter()
+            window.succeeded()
+            window.leave()
+        return clock()
+
+    assert quickly(traffic()) == 0
+
+
+def test_longest_of_several_pauses_holds():
+    async def traffic():
+        window = Window(8)
+        window._refusals = PAUSE_AFTER
+        window.refused(clock(), 3.0)
+        waiting = asyncio.create_task(window.enter())
+        await asyncio.sleep(1)
+        window.refused(clock(), 7.0)
+        window.refused(clock(), 1.0)
+        await waiting
+        return clock()
+
+    assert quickly(traffic()) == 8.0
+
+
+def test_who_waits_longest_gets_in_first():
+    async def traffic():
+        window, order = Window(1), []
+
+        async def call(name):
+            await window.enter()
+            order.append(name)
+            window.leave()
+
+        await window.enter()
+        calls = [asyncio.create_task(call(name)) for name in range(5)]
+        await settle()
+        calls[2].cancel()
+        window.leave()
+        await asyncio.gather(*calls, return_exceptions=True)
+        return order
+
+    assert quickly(traffic()) == [0, 1, 3, 4]
+
+
+async def served(window, turns, *, ending=False):
+    """The order in which calls of these turns get the window's only place, all of them waiting for it."""
+    order = []
+
+    async def call(turn):
+        await window.enter(turn)
+        order.append(turn.number)
+        window.leave()
+
+    await window.enter()
+    tasks = [asyncio.create_task(call(turn)) for turn in turns]
+    await settle()
+    if ending:
+        window.end()
+    window.leave()
+    await asyncio.gather(*tasks)
+    return order
+
+
+STAGES = {3: {"a", "b"}, 1: {"a", "b", "c"}, 2: set(), 4: {"a"}, 5: set()}
+
+
+def test_oldest_example_goes_first_while_more_come():
+    turns = [Turn(number, stages) for number, stages in STAGES.items()]
+    assert quickly(served(Window(1), turns)) == [1, 2, 3, 4, 5]
+
+
+def test_example_with_the_most_before_it_goes_first_at_the_end():
+    """Of two that are equally far the one that waits longer does."""
+    turns = [Turn(number, stages) for number, stages in STAGES.items()]
+    assert quickly(served(Window(1), turns, ending=True)) == [2, 5, 4, 3, 1]
+
+
+def test_limiter_tells_the_end_to_windows_that_are_there_and_that_come_later():
+    limiter = Limiter(1)
+    limiter.window("old")
+    limiter.end()
+    for name in ("old", "new"):
+        turns = [Turn(number, stages) for number, stages in STAGES.items()]
+        assert quickly(served(limiter.window(name), turns)) == [2, 5, 4, 3, 1]
+
+
+def test_kinds_of_calls_that_had_a_place_are_remembered():
+    async def two_calls():
+        turn = Turn(1)
+        TURN.set(turn)
+        for stage in ("generate", "critique", "generate"):
+            CALL.set(Call(stage, "base"))
+            async with Limiter(1).slot("lm"):
+                pass
+        return turn.stages
+
+    assert quickly(two_calls()) == {"generate", "critique"}
+
+
+class Visitors:
+    """Tasks that enter a window and stay until they are told to go."""
+
+    def __init__(self, window):
+        self.window, self.waiting, self.inside, self.peak = window, {}, {}, 0
+
+    def come(self):
+        leave = asyncio.Event()
+        task = asyncio.create_task(self._visit(leave))
+        self.waiting[task] = leave
+
+    async def _visit(self, leave):
+        await self.window.enter()
+        task = asyncio.current_task()
+        self.inside[task] = self.waiting.pop(task)
+        assert self.window.in_flight <= int(self.window.limit), "let in although it was full"
+        try:
+            await leave.wait()
+        finally:
+            del self.inside[task]
+            self.window.leave()
+
+    def go(self, which):
+        for task in list(self.inside)[which : which + 1]:
+            self.inside[task].set()
+
+    def give_up(self, which):
+        for task in list(self.waiting)[which : which + 1]:
+            del self.waiting[task]
+            task.cancel()
+
+    def kill(self, which):
+        for task in list(self.inside)[which : which + 1]:
+            task.cancel()
+
+
+one = st.integers(0, 3)
+step = st.one_of(
+    st.tuples(st.just("come")),
+    st.tuples(st.sampled_from(["go", "give_up", "kill"]), one),
+    st.tuples(st.just("go, give_up"), one),
+    st.tuples(st.just("refused"), st.none() | st.sampled_from([0.5, 3.0])),
+    st.tuples(st.just("succeeded")),
+    st.tuples(st.just("pass"), st.sampled_from([0.1, 1.0, 5.0])),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(most=st.integers(1, 5), steps=st.lists(step, max_size=40))
+def test_no_sequence_of_events_leaks_a_place_or_leaves_anyone_outside(most, steps):
+    async def live():
+        window = Window(most)
+        visitors, paused = Visitors(window), 0.0
+        for name, *arguments in [*steps, ("pass", 5.0), *[("succeeded",)] * 80]:
+            if name == "go, give_up":  # at one moment: who is let in has just left
+                visitors.go(*arguments)
+                await asyncio.sleep(0)
+                visitors.give_up(0)
+            elif name == "refused":
+                paused = max(paused, clock() + (arguments[0] or 0.0))
+                window.refused(clock(), *arguments)
+            elif name == "succeeded":
+                window.succeeded() if visitors.inside else None
+                visitors.go(0)
+            elif name == "pass":
+                await asyncio.sleep(*arguments)
+            else:
+                getattr(visitors, name)(*arguments)
+            await settle()
+            assert window.in_flight == len(visitors.inside)
+            assert 1 <= window.limit <= most
+            if visitors.waiting and clock() >= paused:
+                assert window.in_flight >= int(window.limit), "there is room and somebody waits"
+        return window.in_flight, len(visitors.waiting)
+
+    assert quickly(live()) == (0, 0)
+
+
+# One window for each LM
+
+
+def ended_with(error, lm="lm", most=32):
+    """The window of an LM after one call that ended so."""
+
+    async def traffic():
+        limiter = Limiter(most)
+        await asyncio.sleep(1)
+        try:
+            async with limiter.slot(lm):
+                await asyncio.sleep(1)
+                if error:
+                    raise error
+        except type(error):
+            pass
+        return limiter.window(lm), limiter.window("another")
+
+    return quickly(traffic())
+
+
+REFUSALS = [
+    LMRateLimitError("too many", model="m", status=429),
+    LMServerError("overloaded", model="m", status=503),
+    LMServerError("overloaded", model="m", status=529),
+]
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda e: str(e.status))
+def test_refusal_closes_the_window_of_its_lm_and_of_no_other(error):
+    window, other = ended_with(error)
+    assert (window.limit, other.limit) == (FIRST_WINDOW / 2, FIRST_WINDOW)
+    assert window.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    "error", [LMServerError("broken", model="m", status=500), ValueError("a bug"), TimeoutError()]
+)
+def test_failure_that_is_no_refusal_leaves_the_window_as_it_is(error):
+    window, _ = ended_with(error)
+    assert (window.limit, window.in_flight) == (FIRST_WINDOW, 0)
+
+
+def test_answer_opens_the_window():
+    assert ended_with(None)[0].limit == FIRST_WINDOW + 1
+
+
+def test_cancelled_call_gives_its_place_back():
+    async def traffic():
+        limiter = Limiter(1)
+
+        async def call():
+            async with limiter.slot("lm"):
+                await asyncio.sleep(100)
+
+        task = asyncio.create_task(call())
+        await settle()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        async with limiter.slot("lm"):
+            return limiter.window("lm").in_flight
+
+    assert quickly(traffic()) == 1
+
+
+def test_call_that_had_its_place_before_a_refusal_says_nothing_new():
+    """A busy loop lets it begin a moment later; without this, one burst would close the window twice."""
+
+    async def traffic():
+        limiter, loop = Limiter(8), asyncio.get_running_loop()
+        window = limiter.window("lm")
+        await hold(window, 8)
+
+        async def call():
+            async with limiter.slot("lm"):
+                raise REFUSALS[0]
+
+        task = asyncio.create_task(call())
+        await settle()
+        loop.now += 1
+        window.leave()
+        loop.now += 1
+        window.refused(0.0, None)
+        loop.now += 1
+        await asyncio.gather(task, return_exceptions=True)
+        return window.limit
+
+    assert quickly(traffic()) == 4
+
+
+@pytest.mark.parametrize("concurrency", [0, -3])
+def test_limit_below_one_is_refused(concurrency):
+    with pytest.raises(UsageError, match=f"at least 1, not {concurrency}"):
+        Limiter(concurrency)
+
+
+# Whole runs over HTTP
+
+
+@pytest.fixture
+def refusals(monkeypatch):
+    """How often each window was told of a refusal."""
+    told = {}
+
+    def refused(self, *arguments, real=Window.refused):
+        told[self] = told.get(self, 0) + 1
+        real(self, *arguments)
+
+    monkeypatch.setattr(Window, "refused", refused)
+    return told
+
+
+def run_over(path, count, retry=None, concurrency=8, **mocks):
+    """A run over mock servers by role: its summary."""
+    program = spri.SPRI(make_task())
+    program.set_lms(**{role: f"hosted_vllm/mock?api_base={mock.base_url}" for role, mock in mocks.items()})
+    examples = [Example(f"q{n}", {"question": f"why is it {n}?"}) for n in range(count)]
+    with RunDir.create(path, {}) as run:
+        summary = run_bulk(program, examples, run, concurrency=concurrency, retry=retry)
+        assert sorted(record.id for record in run.records()) == sorted(example.id for example in examples)
+    return summary
+
+
+def test_bursts_of_refusals_are_got_over_and_every_one_is_heeded(tmp_path, start_mock, refusals):
+    bursts = [(0.0, 0.2), (0.4, 0.6)]
+    mock = start_mock(MockConfig(latency_seconds=0.02, bursts=bursts, retry_after_seconds=0.1))
+    mock.reset()
+    summary = run_over(tmp_path / "run", 30, Retry(attempts=1, first_wait=0.05), base=mock)
+    assert (summary.done, summary.failed) == (30, 0)
+    assert sum(refusals.values()) == mock.stats.faults["rate_limit"] > 0
+
+
+def test_refusals_take_no_attempt_while_patience_lasts(tmp_path, start_mock):
+    script = ["rate_limit"] * 7
+    patient, mock = (
+        Retry(attempts=1, first_wait=0.01),
+        start_mock(MockConfig(script=script, retry_after_seconds=None)),
+    )
+    assert run_over(tmp_path / "patient", 1, patient, base=mock).failed == 0
+    mock.reset()
+    assert (
+        run_over(tmp_path / "not", 1, Retry(attempts=3, first_wait=0.01, patience=0), base=mock).failed == 1
+    )
+    assert mock.stats.received == 3
+
+
+def test_refusal_that_names_a_time_is_not_asked_again_before(tmp_path, start_mock):
+    mock = start_mock(MockConfig(script=["rate_limit"], retry_after_seconds=0.6))
+    began = time.monotonic()
+    run_over(tmp_path / "run", 3, Retry(first_wait=0.001), concurrency=1, base=mock)
+    assert time.monotonic() - began >= 0.6
+
+
+def test_refusals_of_one_lm_do_not_slow_another(tmp_path, start_mock, refusals):
+    """While the critic's window is down to one, the base LM's is open as before."""
+    base = start_mock(MockConfig(latency_seconds=0.05))
+    critic = start_mock(MockConfig(script=["rate_limit"] * 6, accept=1, retry_after_seconds=0.05))
+    run_over(tmp_path / "run", 24, Retry(first_wait=0.01), base=base, critic=critic)
+    (window,) = refusals
+    assert refusals[window] == 6
+    assert base.stats.max_in_flight == 8
+
+
+def test_more_than_a_hundred_calls_are_in_flight_where_the_limit_says_so(tmp_path, start_mock):
+    """DSPy's own client stops at 100 connections and makes the others wait within their timeout."""
+    mock = start_mock(MockConfig(latency_seconds=0.5, accept=1))
+    run_over(tmp_path / "run", 140, concurrency=140, base=mock)
+    assert 100 < mock.stats.max_in_flight <= 140
+
+
+def test_clock_that_jumps_changes_nothing(tmp_path, start_mock, monkeypatch):
+    """Waits, timeouts and pauses go by a clock that nobody can set; the wall clock stands in no decision."""
+    script = ["server_error", "rate_limit", "ok", "server_error"]
+    mock = start_mock(MockConfig(latency_seconds=0.01, script=script, retry_after_seconds=0.05))
+    real, jumps = time.time, iter(range(10**9))
+    monkeypatch.setattr(time, "time", lambda: real() + (-1) ** next(jumps) * 3e8)
+    summary = run_over(tmp_path / "run", 12, Retry(first_wait=0.01), base=mock)
+    assert (summary.done, summary.failed) == (12, 0)
+    assert all(0 <= record.seconds < 60 for record in RunDir.read(tmp_path / "run").records())
+    assert next(jumps) > 0, "nobody looked at the clock: the test shows nothing"
