@@ -320,7 +320,7 @@ def _without_labels(task: Task, ask: Ask, systems: Sequence[str]) -> dict[str, s
         if ask.limit is not None and number >= ask.limit:
             break
         for system, names in wants.items():
-            missing = [name for name in names if name not in example.labels]
+            missing = [name for name in names if name not in example.label_values]
             if missing:
                 found.setdefault(system, f"example {example.id!r} has no {', '.join(missing)}")
     return found
@@ -342,7 +342,7 @@ def _check_shown(cell: Cell, judges: Sequence[Any]) -> None:
         DataError: one does; names it.
     """
     for example in cell.examples.values():
-        known = {*example.inputs, *example.labels, *_GIVEN}
+        known = {*example.input_values, *example.label_values, *_GIVEN}
         missing = [name for name in judges[0].inputs if name not in known]
         if missing:
             raise DataError(
@@ -368,7 +368,7 @@ def _dollars(lms: Sequence[str], tokens_in: float, tokens_out: float) -> float |
 
 
 def _label(example: Example) -> float | None:
-    value = example.labels.get(LABEL)
+    value = example.label_values.get(LABEL)
     return float(value) if isinstance(value, int | float) and value != -1 else None
 
 

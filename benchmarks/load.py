@@ -30,7 +30,7 @@ from benchmarks.load_contestants import CONTESTANTS
 from spri_dspy.errors import UnknownNameError
 from spri_dspy.lms.client import ScopedLM
 from spri_dspy.lms.spec import CALL
-from spri_dspy.tasks import Example
+from spri_dspy.tasks import Example, make_example
 
 _ANSWERS = {
     "generate": "[[ ## {0} ## ]]\nName what happened.\nOffer one next step.",
@@ -90,9 +90,11 @@ def instant_lm() -> tuple[ScopedLM, InstantEngine]:
 def generated(count: int) -> list[Example]:
     """Distinct inputs of the length of a short post."""
     task = spri.load_task("reappraisal")
-    posts = [example.inputs for example in task.examples()]
+    posts = [example.input_values for example in task.examples()]
     return [
-        Example(f"e{i}", {**posts[i % len(posts)], "post": f"{posts[i % len(posts)]['post']} (Day {i}.)"})
+        make_example(
+            f"e{i}", {**posts[i % len(posts)], "post": f"{posts[i % len(posts)]['post']} (Day {i}.)"}
+        )
         for i in range(count)
     ]
 
@@ -118,7 +120,7 @@ def bare_cpu_ms(count: int) -> float:
     trained = spri.SPRI(spri.load_task("reappraisal")).principles.generate
     predict = dspy.Predict(trained.signature)
     predict.demos = trained.demos[:1]
-    inputs = [example.inputs for example in generated(4 * count)]
+    inputs = [example.input_values for example in generated(4 * count)]
 
     async def run() -> float:
         start = time.process_time()

@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import spri_dspy as spri
-from spri_dspy.tasks import Example
+from spri_dspy.tasks import Example, make_example
 
 _GATE, _MOST = 4, 4
 
 
 def examples_of(count: int) -> list[Example]:
     """Inputs of a short post's length, each with the mark that the server knows it by."""
-    posts = [example.inputs for example in spri.load_task("reappraisal").examples()]
+    posts = [example.input_values for example in spri.load_task("reappraisal").examples()]
     return [
-        Example(f"e{i}", {**posts[i % len(posts)], "post": f"{posts[i % len(posts)]['post']} #{i}#"})
+        make_example(f"e{i}", {**posts[i % len(posts)], "post": f"{posts[i % len(posts)]['post']} #{i}#"})
         for i in range(count)
     ]
 
@@ -89,7 +89,7 @@ def _dspy_parallel(url: str, count: int, slots: int, engine: str) -> None:
     )
     dspy.configure(disable_history=True, trace=None)
     module = _plain_module(lm)
-    pairs = [(module, dspy.Example(**e.inputs).with_inputs("post", "aim")) for e in examples_of(count)]
+    pairs = [(module, dspy.Example(**e.input_values).with_inputs("post", "aim")) for e in examples_of(count)]
     dspy.Parallel(num_threads=slots, timeout=0, disable_progress_bar=True)(pairs)
 
 

@@ -22,7 +22,7 @@ from benchmarks.load import instant_lm
 
 def write_inputs(path: Path, count: int) -> None:
     """A JSON-lines file of distinct posts."""
-    posts = [dict(example.inputs) for example in spri.load_task("reappraisal").examples()]
+    posts = [dict(example.input_values) for example in spri.load_task("reappraisal").examples()]
     with path.open("w", encoding="utf-8") as file:
         for i in range(count):
             post = posts[i % len(posts)]

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import dspy
 
@@ -35,6 +35,7 @@ from spri_dspy.lms.client import Retry, Scope, failure_kind, use_scope
 from spri_dspy.lms.concurrency import TURN, Limiter, Turn
 from spri_dspy.records import Record, Usage
 from spri_dspy.runs import CACHE, RunDir, fingerprint
+from spri_dspy.tasks.example import Example, as_examples
 
 FUSE_SHARE, FUSE_LEAST, FUSE_WINDOW = 0.5, 20, 100
 """A run stops when at least this share of the last FUSE_WINDOW examples failed, FUSE_LEAST of them having ended."""
@@ -47,30 +48,6 @@ input has ended, enough short ones are left to go beside the long ones. Source: 
 _META = ("trace", "usage", "stop_reasons")
 
 
-class BulkExample(Protocol):
-    """What bulk needs of an example; `tasks.Example` is one."""
-
-    @property
-    def id(self) -> str:
-        """Unique in the data."""
-        ...
-
-    @property
-    def inputs(self) -> Mapping[str, Any]:
-        """The program's inputs."""
-        ...
-
-    @property
-    def group(self) -> str | None:
-        """The example's group."""
-        ...
-
-    @property
-    def labels(self) -> Mapping[str, Any]:
-        """Kept in the record, not shown to the program."""
-        ...
-
-
 @dataclass
 class Summary:
     """What one call of `run_bulk` did: examples run, of these failed, and examples skipped as finished before."""
@@ -80,16 +57,14 @@ class Summary:
     skipped: int = 0
 
 
-def run_bulk(
-    program: Any, examples: Iterable[BulkExample], run: RunDir | str | Path, **settings: Any
-) -> Summary:
+def run_bulk(program: Any, examples: Iterable[Any], run: RunDir | str | Path, **settings: Any) -> Summary:
     """Run a program over examples into a run directory. Works inside a notebook's event loop too.
 
         spri.run_bulk(program, task.examples("posts.jsonl"), "runs/posts", concurrency=32)
 
     Args:
         program: as for `arun_bulk`.
-        examples: such as `task.examples(FILE)` gives.
+        examples: what `task.examples(FILE)` gives, dspy.Examples, dicts, or a datasets.Dataset; see `as_examples`.
         run: a path, where a run of this very program with these LMs is started or resumed, or a RunDir that is open.
         **settings: concurrency, retry_errors, budget, deadline and the others of `arun_bulk`.
 
@@ -100,14 +75,15 @@ def run_bulk(
         models = {getattr(p, "role", "lm"): _lm_name(p.lm) for p in _predictors(program)}
         made = {"program": fingerprint(program.dump_state()), "models": models}
         with RunDir.create(run, made) as directory:
-            return run_bulk(program, _same_inputs(examples, directory), directory, **settings)
+            same = _same_inputs(examples_for(program, examples), directory)
+            return run_bulk(program, same, directory, **settings)
 
     return run_to_end(arun_bulk(program, examples, run, **settings))
 
 
 async def arun_bulk(
     program: Any,
-    examples: Iterable[BulkExample],
+    examples: Iterable[Any],
     run: RunDir,
     *,
     concurrency: int = 16,
@@ -122,7 +98,7 @@ async def arun_bulk(
 
     Args:
         program: a DSPy module with `acall(group=..., **inputs)`.
-        examples: read lazily; at most a window of them is open.
+        examples: read lazily; at most a window of them is open. As for `run_bulk`.
         run: from `RunDir.create`. Finished examples are skipped.
         concurrency: calls in flight at most, per LM; fewer while a server says that it has too much to do.
         retry: how transient failures of single calls are tried again.
@@ -148,8 +124,8 @@ async def arun_bulk(
     scope = Scope(cache=cache, slots=limiter, retry=retry or Retry(), budget=budget)
     work = Work(program, run, run.finished(retry_errors=retry_errors), on_record, deadline)
 
-    def queue() -> Iterator[BulkExample]:
-        yield from filter(work.take, examples)
+    def queue() -> Iterator[Example]:
+        yield from filter(work.take, examples_for(program, examples))
         if budget is None:  # or else it would be spent on many examples that are all half done
             limiter.end()
 
@@ -183,17 +159,12 @@ class Work:
     spent: BudgetSpent | None = None
     begun: int = 0
 
-    def take(self, example: BulkExample) -> bool:
+    def take(self, example: Example) -> bool:
         """Whether an example is to be run; False if it is finished already.
 
         Raises:
-            UsageError: another example had its id, or it is no example.
+            UsageError: another example had its id.
         """
-        if not hasattr(example, "id") or not hasattr(example, "inputs"):
-            kind = type(example).__name__
-            raise UsageError(
-                f"an example has an id and inputs, a {kind} has not; task.example_of(...) makes one"
-            )
         if example.id in self.finished:
             self.summary.skipped += 1
             return False
@@ -202,7 +173,7 @@ class Work:
         self.started.add(example.id)
         return True
 
-    async def drain(self, queue: Iterator[BulkExample]) -> None:
+    async def drain(self, queue: Iterator[Example]) -> None:
         """Run examples from the queue until there is none left."""
         for example in queue:
             try:
@@ -214,7 +185,7 @@ class Work:
             # A program that never waits (all answers cached) would keep the loop to itself.
             await asyncio.sleep(0)
 
-    async def run_one(self, example: BulkExample) -> Record:
+    async def run_one(self, example: Example) -> Record:
         """One example's record, whether the program finished or failed.
 
         Raises:
@@ -226,15 +197,15 @@ class Work:
         self.begun += 1
         common: dict[str, Any] = {
             "id": example.id,
-            "inputs": plain(example.inputs),
+            "inputs": plain(example.input_values),
             "group": example.group,
-            "cluster": getattr(example, "cluster", None),
-            "labels": plain(example.labels),
+            "cluster": example.cluster,
+            "labels": plain(example.label_values),
         }
         try:
             async with asyncio.timeout(self.deadline) as clock:
                 TURN.set(Turn(self.begun, clock=clock))
-                prediction = await self.program.acall(group=example.group, **example.inputs)
+                prediction = await self.program.acall(group=example.group, **example.input_values)
         except Exception as error:  # one example's failure is a record, not the end of the run
             if failure_kind(error) == "fatal":
                 raise PrerequisiteError(
@@ -329,6 +300,15 @@ def check_deadline(deadline: float | None) -> None:
         raise UsageError(f"--deadline must be above 0 seconds, not {deadline}")
 
 
+def examples_for(program: Any, rows: Iterable[Any]) -> Iterator[Example]:
+    """Rows of any kind as Examples with this program's inputs."""
+    must = [*getattr(program, "inputs", ()), *getattr(program, "label_inputs", ())]
+    if not must:
+        predictors = getattr(program, "predictors", list)()
+        must = list(predictors[0].signature.input_fields) if predictors else []
+    return as_examples(rows, must, optional=getattr(program, "optional", ()))
+
+
 def _predictors(program: Any) -> list[Any]:
     """A program's predictors that hold an LM."""
     found = getattr(program, "named_predictors", list)()
@@ -353,7 +333,7 @@ def _first(errors: BaseExceptionGroup[Exception]) -> BaseException:
     return next((e for e in found if isinstance(e, SpriError)), found[0])
 
 
-def _same_inputs(examples: Iterable[BulkExample], run: RunDir) -> Iterator[BulkExample]:
+def _same_inputs(examples: Iterable[Example], run: RunDir) -> Iterator[Example]:
     """The examples, if those that are finished had the inputs then that they have now.
 
     Raises:
@@ -361,8 +341,8 @@ def _same_inputs(examples: Iterable[BulkExample], run: RunDir) -> Iterator[BulkE
     """
     finished = {record.id: hash(fingerprint(record.inputs)) for record in run.records()}
     for example in examples:
-        known = finished.get(getattr(example, "id", ""))
-        if known is not None and known != hash(fingerprint(plain(example.inputs))):
+        known = finished.get(example.id)
+        if known is not None and known != hash(fingerprint(plain(example.input_values))):
             raise RunMismatchError(
                 f"{run.path} holds another run: example {example.id!r} had other inputs there; name another directory, "
                 "or give the examples ids of their own"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import pkgutil
+import re
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -32,24 +32,31 @@ def lookup(kind: str, name: str, package: str, attribute: str) -> Any:
     if ".py:" in name:
         return _from_file(kind, name)
     module = name.replace("-", "_")
-    if module in _built_in(package):
+    if module in _built_in(package, attribute):
         return getattr(importlib.import_module(f"{package}.{module}"), attribute)
     installed = {point.name: point for point in entry_points(group=package)}
     if name in installed:
         return installed[name].load()
     raise UnknownNameError(
-        kind, name, {*_built_in(package), *installed}, "Or write path/to/file.py:NAME of your own"
+        kind, name, {*_built_in(package, attribute), *installed}, "Or write path/to/file.py:NAME of your own"
     )
 
 
-def names(package: str) -> list[str]:
+def names(package: str, attribute: str) -> list[str]:
     """Every built-in and installed name, sorted."""
-    return sorted({*_built_in(package), *(point.name for point in entry_points(group=package))})
+    return sorted({*_built_in(package, attribute), *(point.name for point in entry_points(group=package))})
 
 
-def _built_in(package: str) -> set[str]:
-    path = importlib.import_module(package).__path__
-    return {m.name for m in pkgutil.iter_modules(path) if not m.name.startswith("_")}
+def _built_in(package: str, attribute: str) -> set[str]:
+    """Modules of the package that define the attribute at their top level; nothing is imported for it."""
+    defines = re.compile(rf"^(?:def|class) {attribute}\b|^{attribute}\b.*=", re.MULTILINE)
+    paths = (Path(folder) for folder in importlib.import_module(package).__path__)
+    return {
+        file.stem
+        for folder in paths
+        for file in folder.glob("*.py")
+        if not file.name.startswith("_") and defines.search(file.read_text("utf-8"))
+    }
 
 
 def _from_file(kind: str, name: str) -> Any:

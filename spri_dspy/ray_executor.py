@@ -15,17 +15,18 @@ import logging
 import os
 import socket
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spri_dspy.bulk import BulkExample, Summary, Work, plain, window_of
+from spri_dspy.bulk import Summary, Work, plain, window_of
 from spri_dspy.errors import PrerequisiteError, SpriError, UsageError
 from spri_dspy.lms.cache import FILE, CallCache, ShardedCache, take_over_shards
 from spri_dspy.records import Record
 from spri_dspy.runs import CACHE, RunDir
+from spri_dspy.tasks.example import Example
 
 logger = logging.getLogger(__name__)
 
@@ -50,20 +51,9 @@ class Seat(NamedTuple):
     slots: int
 
 
-@dataclass(frozen=True)
-class Shipped:
-    """An example on its way to a worker."""
-
-    id: str
-    inputs: Mapping[str, Any]
-    group: str | None
-    cluster: str | None
-    labels: Mapping[str, Any]
-
-
 def run_on_ray(
     make_program: Callable[[], Any],
-    examples: Iterable[BulkExample],
+    examples: Iterable[Example],
     run: RunDir,
     *,
     address: str | None = None,
@@ -158,14 +148,9 @@ def _shares(concurrency: int, workers: int) -> list[int]:
     return [each + 1] * more + [each] * (workers - more if each else 0)
 
 
-def _groups(examples: Iterable[BulkExample]) -> Iterator[list[Shipped]]:
+def _groups(examples: Iterable[Example]) -> Iterator[list[Example]]:
     """Neighbours of one cluster together."""
-    shipped = (
-        Shipped(e.id, dict(e.inputs), e.group, getattr(e, "cluster", None), dict(e.labels)) for e in examples
-    )
-    for _, neighbours in groupby(
-        shipped, key=lambda example: (example.cluster, example.cluster or example.id)
-    ):
+    for _, neighbours in groupby(examples, key=lambda e: (e.cluster, e.cluster or e.id)):
         while group := list(islice(neighbours, TOGETHER)):
             yield group
 
@@ -177,15 +162,15 @@ class Crew:
     ray: Any
     seats: list[Seat]
     _room: deque[Any] = field(default_factory=deque)
-    _busy: dict[Any, tuple[Any, list[Shipped]]] = field(default_factory=dict)
-    _again: deque[list[Shipped]] = field(default_factory=deque)
-    _suspects: deque[list[Shipped]] = field(default_factory=deque)
+    _busy: dict[Any, tuple[Any, list[Example]]] = field(default_factory=dict)
+    _again: deque[list[Example]] = field(default_factory=deque)
+    _suspects: deque[list[Example]] = field(default_factory=deque)
     _deaths: Counter[str] = field(default_factory=Counter)
     _alive: dict[Any, Seat] = field(default_factory=dict)
     _apart: Any = None
     _stillborn: int = 0
 
-    def records(self, groups: Iterator[list[Shipped]]) -> Iterator[Record]:
+    def records(self, groups: Iterator[list[Example]]) -> Iterator[Record]:
         """Finished records, in the order in which they come.
 
         Raises:
@@ -211,7 +196,7 @@ class Crew:
         self._busy[actor.open.remote()] = (actor, [])
         return actor
 
-    def _send(self, actor: Any, group: list[Shipped]) -> None:
+    def _send(self, actor: Any, group: list[Example]) -> None:
         self._busy[actor.run.remote(group)] = (actor, group)
 
     def _finished(self) -> Iterator[Record]:
@@ -242,7 +227,7 @@ class Crew:
             self.ray.kill(actor)
             self._apart = None
 
-    def _lost(self, actor: Any, group: list[Shipped], error: Exception) -> Iterator[Record]:
+    def _lost(self, actor: Any, group: list[Example], error: Exception) -> Iterator[Record]:
         """What to do about a group whose worker is dead: run it again, run it alone, or record that it kills.
 
         Raises:
@@ -277,11 +262,11 @@ class Crew:
         self._hire(seat)
 
 
-def _failed(group: list[Shipped]) -> Iterator[Record]:
+def _failed(group: list[Example]) -> Iterator[Record]:
     said = f"WorkerDied: {DEATHS + 1} workers died while they ran this example, the last one ran nothing else"
     for e in group:
-        known = {"group": e.group, "cluster": e.cluster, "labels": plain(e.labels)}
-        yield Record(id=e.id, inputs=plain(e.inputs), error=said, **known)
+        known = {"group": e.group, "cluster": e.cluster, "labels": plain(e.label_values)}
+        yield Record(id=e.id, inputs=plain(e.input_values), error=said, **known)
 
 
 class Worker:
@@ -305,7 +290,7 @@ class Worker:
         self._work = Work(program, None, set(), None, None)
         return window_of(program, self._seat.slots)
 
-    async def run(self, examples: list[Shipped]) -> list[Record | SpriError]:
+    async def run(self, examples: list[Example]) -> list[Record | SpriError]:
         """Run examples side by side: their records, or errors that every example would meet."""
         import asyncio
 

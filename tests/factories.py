@@ -3,7 +3,7 @@
 import spri_dspy as spri
 from spri_dspy.lms.replay import Script, replay_lm
 from spri_dspy.signatures import Stages
-from spri_dspy.tasks import Example, Task
+from spri_dspy.tasks import Task, make_example
 from spri_dspy.tasks.fields import row_id, text
 
 INPUTS = {"question": "what was asked"}
@@ -13,7 +13,7 @@ def make_task(seeds=()):
     """A task with one input and the base wording."""
 
     def read_row(row, number):
-        return [Example(row_id(row, number), {"question": text(row, "question")}, row.get("group"))]
+        return [make_example(row_id(row, number), {"question": text(row, "question")}, row.get("group"))]
 
     return Task(
         name="questions",

@@ -34,10 +34,10 @@ def writing(cell):
         yield lambda example, **fields: run.append(
             Record(
                 example.id,
-                dict(example.inputs),
+                dict(example.input_values),
                 group=example.group,
                 cluster=example.cluster,
-                labels=dict(example.labels),
+                labels=dict(example.label_values),
                 **fields,
             )
         )

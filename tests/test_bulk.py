@@ -17,7 +17,7 @@ from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.client import Retry
 from spri_dspy.records import Record
 from spri_dspy.runs import RunDir
-from spri_dspy.tasks import Example
+from spri_dspy.tasks import make_example
 from tests.factories import make_task
 from tests.servers.openai_mock import MockConfig
 
@@ -26,7 +26,7 @@ QUICK = Retry(first_wait=0.01, longest_wait=0.05)
 
 
 def make_examples(count, start=0):
-    return [Example(f"q{n}", {"question": f"why is it {n}?"}) for n in range(start, start + count)]
+    return [make_example(f"q{n}", {"question": f"why is it {n}?"}) for n in range(start, start + count)]
 
 
 def make_program(base, critic=None, options=""):
@@ -187,7 +187,7 @@ def test_other_sampling_is_another_call(tmp_path, start_mock):
 
 def test_failed_examples_run_once_more_only_on_request(tmp_path):
     examples = make_examples(3)
-    answer = {e.inputs["question"]: str for e in examples[1:]}
+    answer = {e.input_values["question"]: str for e in examples[1:]}
     run_into(tmp_path / "run", Echo(lambda q: answer[q](q)), examples)
     summary, records = run_into(tmp_path / "run", Echo(str), examples)
     assert (summary.done, sum(not r.ok for r in records)) == (0, 1)
@@ -335,14 +335,14 @@ class Odd:
     ],
 )
 def test_whatever_a_program_returns_or_is_given_becomes_json(tmp_path, output, kept):
-    example = Example("a", {"question": "?"}, labels={"given": output})
+    example = make_example("a", {"question": "?"}, labels={"given": output})
     summary, (record,) = run_into(tmp_path / "run", Echo(lambda _: output), [example])
     assert (summary.failed, record.outputs, record.labels) == (0, {"response": kept}, {"given": kept})
 
 
 def test_record_carries_what_the_example_and_the_program_know(tmp_path, start_mock):
     mock = start_mock(MockConfig(accept=1))
-    example = Example("a", {"question": "why?"}, group="g", cluster="c", labels={"human": 4})
+    example = make_example("a", {"question": "why?"}, group="g", cluster="c", labels={"human": 4})
     seen = []
     _, (record,) = run_into(tmp_path / "run", make_program(mock), [example], on_record=seen.append)
     assert [record] == seen
@@ -436,7 +436,7 @@ def test_path_is_refused_for_other_inputs_and_other_lms(tmp_path, start_mock):
     assert run_bulk(make_program(mock), examples, tmp_path / "run").done == 3
     answered = mock.stats.n_answered
     assert run_bulk(make_program(mock), examples, tmp_path / "run").skipped == 3
-    others = [Example("q1", {"question": "another one?"})]
+    others = [make_example("q1", {"question": "another one?"})]
     with pytest.raises(spri.RunMismatchError, match="example 'q1' had other inputs there"):
         run_bulk(make_program(mock), others, tmp_path / "run")
     with pytest.raises(spri.RunMismatchError, match=r"models: .*temperature=0\.1"):
@@ -457,9 +457,9 @@ def test_path_is_refused_for_another_lm_that_was_made_by_dspy_itself(tmp_path):
         run_bulk(program("dummy/two"), [], tmp_path / "run")
 
 
-@pytest.mark.parametrize("example", [{"question": "why?"}, dspy.Example(question="why?")])
-def test_what_is_no_example_is_refused_in_words(tmp_path, example):
-    with pytest.raises(UsageError, match=r"an example has an id and inputs, a \w+ has not; task.example_of"):
+@pytest.mark.parametrize("example", [{"query": "why?"}, dspy.Example(query="why?")])
+def test_a_row_without_any_input_is_refused(tmp_path, example):
+    with pytest.raises(UsageError, match=r"example 1 has none of the inputs question; it has query"):
         run_bulk(spri.SPRI(make_task()), [example], tmp_path / "run")
 
 

@@ -12,7 +12,7 @@ from spri_dspy.bulk import run_bulk
 from spri_dspy.errors import DataError, RunMismatchError, UsageError
 from spri_dspy.records import SCHEMA, Record, Round, Usage, Verdict
 from spri_dspy.runs import RunDir, file_fingerprint, fingerprint
-from spri_dspy.tasks import Example
+from spri_dspy.tasks import make_example
 from tests.factories import make_spri
 from tests.test_program import ANSWER, DRAFT, FINE, GOOD
 
@@ -178,7 +178,7 @@ def test_example_of_a_corrupted_line_runs_again(tmp_path):
     file.write_bytes(lines[0] + b"#" + lines[1] + lines[2])
     program, script = make_spri(DRAFT, GOOD, ANSWER, FINE)
     with RunDir.create(tmp_path / "run", ASKED) as run:
-        summary = run_bulk(program, [Example(name, {"question": "why?"}) for name in "abc"], run)
+        summary = run_bulk(program, [make_example(name, {"question": "why?"}) for name in "abc"], run)
         assert (summary.done, summary.skipped, script.left) == (1, 2, 0)
         assert [r.id for r in run.records()] == ["a", "c", "b"]
 
@@ -359,7 +359,7 @@ def test_full_disk_before_the_manifest_is_refused_and_can_be_mended(small_disk):
 
 
 def test_full_disk_under_the_call_cache_stops_the_run_resumably(small_disk):
-    examples = [Example(str(number), {"question": f"why is it {number}?"}) for number in range(40)]
+    examples = [make_example(str(number), {"question": f"why is it {number}?"}) for number in range(40)]
     program, _ = make_spri()
     program.set_lms(base="offline")
     with (

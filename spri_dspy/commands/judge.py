@@ -24,7 +24,7 @@ from spri_dspy.program import set_lms
 from spri_dspy.records import Record
 from spri_dspy.report.figures import is_judged
 from spri_dspy.runs import RunDir, file_fingerprint, fingerprint
-from spri_dspy.tasks import Example
+from spri_dspy.tasks import Example, make_example
 from spri_dspy.tasks.rubrics import as_text, read_export
 
 FOLDER = "judged"
@@ -311,7 +311,7 @@ def _example(record: Record, judge: Any, shown: _Shown) -> Example | None:
             f"example {record.id!r} has no {', '.join(missing)}, which the judge {judge.name} is shown; it has "
             f"{', '.join(known)}"
         )
-    return Example(
+    return make_example(
         record.id, {name: known[name] for name in wanted}, record.group, record.cluster, record.labels
     )
 
@@ -344,9 +344,11 @@ def _survey(job: JudgeJob) -> None:
         job.passed_over += record.ok and "answer" not in _material(record)
     for example in job.source():
         job.total += 1
-        calls = job.judge.calls(example.inputs) if hasattr(job.judge, "calls") else _predictors(job.judge)
+        calls = (
+            job.judge.calls(example.input_values) if hasattr(job.judge, "calls") else _predictors(job.judge)
+        )
         job.calls += calls
-        job.characters += calls * sum(len(str(value)) for value in example.inputs.values())
+        job.characters += calls * sum(len(str(value)) for value in example.input_values.values())
     if not job.total:
         failed = f"{job.failed_before} failed" if job.failed_before else "none finished"
         without = f"{job.passed_over} finished without an answer" if job.passed_over else failed

@@ -108,12 +108,12 @@ def _examples(task: Task, program: Any, source: str, limit: int | None) -> list[
     found: list[Example] = []
     shown = tuple(getattr(program, "label_inputs", ()))
     for example in islice(task.examples(source), limit):
-        missing = [name for name in shown if name not in example.labels]
+        missing = [name for name in shown if name not in example.label_values]
         if missing:
             raise DataError(f"example {example.id!r} has no {', '.join(missing)}, which this system is shown")
-        inputs = {**example.inputs, **{name: example.labels[name] for name in shown}}
+        inputs = {**example.input_values, **{name: example.label_values[name] for name in shown}}
         program.check(inputs, example.group)
-        found.append(replace(example, inputs=inputs))
+        found.append(example.changed(inputs=inputs))
     return found
 
 
@@ -136,7 +136,7 @@ class _Texts:
     name: str
 
     def texts(self, examples: Sequence[Example], source: str) -> list[Text]:
-        return [Text(e.id, str(e.inputs.get(self.name, "")), source) for e in examples]
+        return [Text(e.id, str(e.input_values.get(self.name, "")), source) for e in examples]
 
 
 def planned_runs(search: Any, splits: Splits) -> dict[str, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -273,18 +273,18 @@ def _source(task: Task, request: Request, program: Any) -> Callable[[], Iterator
 
 
 def _completed(example: Example, shown: tuple[str, ...], rubrics: Mapping[str, Any] | None) -> Example:
-    missing = [name for name in shown if name not in example.labels]
+    missing = [name for name in shown if name not in example.label_values]
     if missing:
         raise DataError(f"example {example.id!r} has no {', '.join(missing)}, which this system is shown")
-    inputs = {**example.inputs, **{name: example.labels[name] for name in shown}}
+    inputs = {**example.input_values, **{name: example.label_values[name] for name in shown}}
     if rubrics is not None:
         instance = example.cluster or example.id
         instruction, rubric = rubrics.get(instance, (None, None))
-        if instruction != example.inputs["instruction"]:
+        if instruction != example.input_values["instruction"]:
             said = "no rubric for" if rubric is None else "a rubric for another instruction under the id"
             raise DataError(f"the rubric file has {said} {instance!r}; it was made for other instances")
         inputs["principles"] = rubric
-    return replace(example, inputs=inputs)
+    return example.changed(inputs=inputs)
 
 
 def _given_rubrics(task: Task, path: Path | None) -> dict[str, tuple[str, Any]] | None:
@@ -310,14 +310,14 @@ def _survey(
         for example in examples:
             total += 1
             try:
-                program.check(example.inputs, example.group)
+                program.check(example.input_values, example.group)
             except UsageError as error:
                 raise DataError(f"example {example.id!r}: {error}") from None
-            characters += sum(len(str(value)) for value in example.inputs.values())
+            characters += sum(len(str(value)) for value in example.input_values.values())
             source = example.cluster or example.id
             if source not in seen:
                 seen.add(source)
-                yield Text(source, str(example.inputs[task.text_input]), "evaluation")
+                yield Text(source, str(example.input_values[task.text_input]), "evaluation")
 
     leaks = check_leaks({"seeds": seed_texts(task, program), "evaluation": texts()}, allow=allow_leak)
     return total, characters, leaks

@@ -19,7 +19,7 @@ import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -312,7 +312,7 @@ def _split(part: Sequence[Example]) -> dict[str, Any]:
     return {
         "n": len(part),
         "ids": [e.id.partition("/")[2] for e in part],
-        "fingerprint": fingerprint([plain(asdict(e)) for e in part]),
+        "fingerprint": fingerprint([plain(e.toDict()) for e in part]),
     }
 
 

@@ -7,34 +7,18 @@ One file a task; its name is the file's name. `load_task` finds built-in tasks, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spri_dspy.errors import DataError, UsageError
 from spri_dspy.lookup import lookup
+from spri_dspy.tasks.example import Example, as_examples, make_example
 
 if TYPE_CHECKING:
     from spri_dspy.signatures import Stages
 
-
-@dataclass(frozen=True)
-class Example:
-    """One input of a task.
-
-    Attributes:
-        id: unique in its data.
-        inputs: what the program is shown, by input name.
-        group: for group seeds and group statistics; None if the task has no groups.
-        cluster: examples that share one source (the responses to one instance) share this; None stands alone.
-        labels: what is known and not shown (human scores, standards, references).
-    """
-
-    id: str
-    inputs: Mapping[str, Any]
-    group: str | None = None
-    cluster: str | None = None
-    labels: Mapping[str, Any] = field(default_factory=dict)
+__all__ = ["Example", "Task", "as_examples", "load_task", "make_example"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +50,8 @@ class Task:
 
     def examples(self, path: str | Path | None = None) -> Iterator[Example]:
         """The examples of a file, checked row by row as they are read; the built-in ones without a file.
+
+        They are `dspy.Example`s with their inputs set, and go into DSPy's evaluation and optimizers as they are.
 
         Raises:
             DataError: the file or a row cannot be used; names file, line and field.
@@ -102,7 +88,7 @@ class Task:
             for example in examples:
                 if example.id in seen and seen[example.id][1] != example.group:
                     # One post may be asked about once a dimension; its own id stays as the cluster.
-                    example = replace(example, id=f"{example.id}/{example.group}", cluster=example.id)
+                    example = example.changed(id=f"{example.id}/{example.group}", cluster=example.id)
                 if example.id in seen:
                     earlier = seen[example.id][0]
                     raise DataError(

@@ -13,7 +13,7 @@ from typing import Any
 
 from spri_dspy.errors import UnknownNameError
 from spri_dspy.signatures import Stages
-from spri_dspy.tasks import Example, Task
+from spri_dspy.tasks import Example, Task, make_example
 from spri_dspy.tasks.fields import package_file, package_rows, row_id, text
 
 GENERAL_AIM = "Help the narrator to see the situation in a way that eases what they feel and lets them go on."
@@ -95,7 +95,7 @@ def read_row(row: Mapping[str, Any], number: int) -> list[Example]:
     group = known["dimension"] if known else _dimension_of_aim().get(aim)
     kept = {k: v for k, v in labels.items() if v}
     name = row_id(row, number)
-    return [Example(name, {"post": post, "aim": aim}, group, cluster=name, labels=kept)]
+    return [make_example(name, {"post": post, "aim": aim}, group, cluster=name, labels=kept)]
 
 
 def _dimension(row: Mapping[str, Any]) -> dict[str, Any] | None:

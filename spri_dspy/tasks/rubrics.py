@@ -23,7 +23,7 @@ from spri_dspy.parsing import read_score
 from spri_dspy.records import Record
 from spri_dspy.runs import fingerprint
 from spri_dspy.signatures import FivePoint, Stages
-from spri_dspy.tasks import Example, Task
+from spri_dspy.tasks import Example, Task, make_example
 from spri_dspy.tasks.fields import package_file, package_rows, read_rows, row_id, text
 
 HUB = "hf:prometheus-eval/BiGGen-Bench-Results:human_eval"
@@ -186,9 +186,9 @@ def read_row(row: Mapping[str, Any], number: int, *, with_reference: bool = Fals
     instance = row_id(row, number)
     answers = list(_answers(row, instance))
     if not answers:
-        return [Example(instance, {"instruction": instruction, **given}, group, instance, shared)]
+        return [make_example(instance, {"instruction": instruction, **given}, group, instance, shared)]
     return [
-        Example(
+        make_example(
             name,
             {"instruction": instruction, "answer": answer, **shown, **given},
             group,

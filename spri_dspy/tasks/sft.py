@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spri_dspy.signatures import Stages
-from spri_dspy.tasks import Example, Task
+from spri_dspy.tasks import Example, Task, make_example
 from spri_dspy.tasks.fields import package_file, package_rows, row_id, text
 
 HUB = "hf:databricks/databricks-dolly-15k:train"
@@ -57,7 +57,7 @@ def read_row(row: Mapping[str, Any], number: int) -> list[Example]:
         labels["reference_answer"] = text({"response": reference}, "response")
     if row.get("category"):
         labels["category"] = str(row["category"])
-    return [Example(row_id(row, number), {"instruction": joined(row)}, labels=labels)]
+    return [make_example(row_id(row, number), {"instruction": joined(row)}, labels=labels)]
 
 
 def joined(row: Mapping[str, Any]) -> str:

@@ -52,7 +52,7 @@ def tune(
 
     Args:
         program: a SPRI program or another, its LMs set; only these, the metric's and those named here are called.
-        trainset: tasks.Example or dspy.Example; gives the splits that are not given.
+        trainset: spri.Example or dspy.Example; gives the splits that are not given.
         valset: examples to search and to decide on.
         testset: examples to report on, once; an empty list does without.
         metric: a Metric, or the name of one that needs no judge ("pearson").

@@ -10,7 +10,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -146,7 +146,7 @@ class Compile:
         group_of = getattr(self.start, "group_of", None)
         if group_of is None:
             return list(examples)
-        return [e if e.group is not None else replace(e, group=group_of(e.inputs)) for e in examples]
+        return [e if e.group is not None else e.changed(group=group_of(e.input_values)) for e in examples]
 
     def _fill_pool(self) -> None:
         """Seeds of all sources, the start's first."""

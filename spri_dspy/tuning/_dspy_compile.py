@@ -8,7 +8,7 @@ import math
 import random
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -140,7 +140,7 @@ class DspyCompile:
         group_of = getattr(self.start, "group_of", None)
         if group_of is None:
             return list(examples)
-        return [e if e.group is not None else replace(e, group=group_of(e.inputs)) for e in examples]
+        return [e if e.group is not None else e.changed(group=group_of(e.input_values)) for e in examples]
 
     def _search(self) -> Any:
         """The best program on the search rows; the start if nothing is better."""

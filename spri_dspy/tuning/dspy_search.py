@@ -20,7 +20,6 @@ It knows programs, metrics and splits. Whether a wording is any good on other da
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +106,7 @@ class DspySearch(Teleprompter):
 
         Args:
             student: a SPRI program or another `Program`, its LMs set.
-            trainset: tasks.Example or dspy.Example; gives the splits that are not given.
+            trainset: spri.Example or dspy.Example; gives the splits that are not given.
             teacher: not known here; the start teaches.
             valset: examples to search and to decide on.
             testset: examples to report on; an empty list does without.
@@ -152,7 +151,7 @@ class DspySearch(Teleprompter):
         return {
             "system": self.optimizer,
             "task": getattr(start, "task_name", None),
-            "data": {n: fingerprint([plain(asdict(e)) for e in part]) for n, part in splits.parts().items()},
+            "data": {n: fingerprint([plain(e.toDict()) for e in part]) for n, part in splits.parts().items()},
             "program": identity(start),
             "models": models_of(start) | writer,
             "settings": {

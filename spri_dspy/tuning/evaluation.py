@@ -34,7 +34,7 @@ from spri_dspy.lms.client import Retry, Scope, ScopedLM, use_scope
 from spri_dspy.lms.concurrency import Limiter
 from spri_dspy.records import Record, Score
 from spri_dspy.runs import CACHE, RunDir
-from spri_dspy.tasks import Example
+from spri_dspy.tasks import Example, make_example
 from spri_dspy.tuning.metrics import ORACLE, Metric, judge_inputs
 from spri_dspy.tuning.programs import identity, lm_of, models_of, resampled
 
@@ -195,11 +195,13 @@ class Evaluator:
         oracle = self.metric.oracle
         if oracle is None:
             return list(examples)
-        asked = [(e, judge_inputs(oracle, e.inputs, {}, e.labels, rubric="label")) for e in examples]
-        ready = [replace(e, inputs=inputs) for e, inputs in asked if inputs is not None]
+        asked = [
+            (e, judge_inputs(oracle, e.input_values, {}, e.label_values, rubric="label")) for e in examples
+        ]
+        ready = [e.changed(inputs=inputs) for e, inputs in asked if inputs is not None]
         scores = {r.id: r.outputs.get("scores", {}) for r in self.run(oracle, ready, "labels") if r.ok}
         labels = {name: next(iter(found.values()), None) for name, found in scores.items()}
-        return [replace(e, labels={**e.labels, ORACLE: labels.get(e.id)}) for e in examples]
+        return [e.changed(labels={**e.label_values, ORACLE: labels.get(e.id)}) for e in examples]
 
     def spent(self) -> Spent:
         """What the finished calls in this folder took, those of earlier starts included."""
@@ -249,7 +251,7 @@ class Evaluator:
     def _key(self, trial: _Trial, example: Example) -> str:
         """What decides the example's score: the program with the demos of the example's group only."""
         group_of = getattr(trial.program, "group_of", None)
-        group = group_of(example.inputs) if example.group is None and group_of else example.group
+        group = group_of(example.input_values) if example.group is None and group_of else example.group
         if group not in trial.keys:
             trial.keys[group] = identity(trial.program, group)
         return trial.keys[group]
@@ -338,11 +340,11 @@ class Evaluator:
     def _answered(self, records: Sequence[Record], examples: Sequence[Example]) -> list[Example]:
         """What the judge is shown: examples that finished with something to judge."""
         found: list[Example] = []
-        labels = {e.id: e.labels for e in examples}
+        labels = {e.id: e.label_values for e in examples}
         for r in records:
             inputs = judge_inputs(self.metric.judge, r.inputs, r.outputs, labels[r.id]) if r.ok else None
             if inputs is not None:
-                found.append(Example(r.id, inputs, r.group, r.cluster, labels[r.id]))
+                found.append(make_example(r.id, inputs, r.group, r.cluster, labels[r.id]))
         return found
 
     async def _bulk(
@@ -390,7 +392,7 @@ def _suffix(sample: int) -> str:
 
 
 def _sampled(example: Example, sample: int) -> Example:
-    return replace(example, id=example.id + _suffix(sample)) if sample else example
+    return example.changed(id=example.id + _suffix(sample)) if sample else example
 
 
 def _mean_score(samples: Sequence[Score]) -> Score:

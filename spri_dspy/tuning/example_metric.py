@@ -58,7 +58,7 @@ class StandIn:
                     self._metric,
                     self._surrogate,
                     score,
-                    labels=example.labels,
+                    labels=example.label_values,
                     outputs=outputs,
                     reasons=reasons,
                 )
@@ -98,7 +98,7 @@ class StandIn:
     def _judge(self, example: Example, outputs: dict[str, Any]) -> dict[str, Any] | None:
         """What the judge says of an answer; None if there is nothing to judge, or it fails."""
         judge = self._metric.judge
-        inputs = judge_inputs(judge, plain(example.inputs), outputs, example.labels)
+        inputs = judge_inputs(judge, plain(example.input_values), outputs, example.label_values)
         if inputs is None:
             self._watch.missing += 1
             return None
@@ -118,15 +118,17 @@ def as_rows(examples: Sequence[Example]) -> list[dspy.Example]:
     """
     rows: list[dspy.Example] = []
     for e in examples:
-        written = {name: _first(e, labels) for name, labels in _WRITTEN.items() if name not in e.inputs}
-        if "answer" in e.inputs:  # what such a program writes is a judgement, no answer
+        written = {name: _first(e, labels) for name, labels in _WRITTEN.items() if name not in e.input_values}
+        if "answer" in e.input_values:  # what such a program writes is a judgement, no answer
             written.pop("response", None)
-        fields = {**{n: v for n, v in written.items() if v is not None}, **e.inputs, "group": e.group}
-        row = dspy.Example(**fields).with_inputs(*e.inputs, "group")
+        fields = {**{n: v for n, v in written.items() if v is not None}, **e.input_values, "group": e.group}
+        row = dspy.Example(**fields).with_inputs(*e.input_values, "group")
         row._spri_id = e.id
         rows.append(row)
     return rows
 
 
 def _first(example: Example, labels: Sequence[str]) -> Any:
-    return next((plain(example.labels[name]) for name in labels if example.labels.get(name)), None)
+    return next(
+        (plain(example.label_values[name]) for name in labels if example.label_values.get(name)), None
+    )

@@ -109,7 +109,7 @@ class Metric:
 
     def label_of(self, example: Example) -> float | None:
         """The example's label; None if it has none, or none is needed. A human score of -1 is none."""
-        value = example.labels.get(self.label) if self.label else None
+        value = example.label_values.get(self.label) if self.label else None
         number = float(value) if _is_score(value) else None
         return None if self.label == HUMAN and number == -1 else number
 

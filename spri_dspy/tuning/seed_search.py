@@ -116,7 +116,7 @@ class SeedSearch(Teleprompter):
 
         Args:
             student: a SPRI program or another with `acall(group=..., **inputs)`, its LMs set.
-            trainset: tasks.Example or dspy.Example; gives the splits that are not given.
+            trainset: spri.Example or dspy.Example; gives the splits that are not given.
             teacher: whose accepted answers become seeds; by default the student's own.
             valset: examples to search and to decide on.
             testset: examples to report on; an empty list does without.
@@ -157,7 +157,7 @@ class SeedSearch(Teleprompter):
 
     def _manifest(self, start: Any, teacher: Any, splits: Splits) -> dict[str, Any]:
         """What decides the result. Not the budget: a search that was stopped by one goes on with a larger one."""
-        data = {name: fingerprint([plain(asdict(e)) for e in part]) for name, part in splits.parts().items()}
+        data = {name: fingerprint([plain(e.toDict()) for e in part]) for name, part in splits.parts().items()}
         has_name = isinstance(self.sampler, str)
         return {
             "system": "seed_search",

@@ -19,7 +19,7 @@ from spri_dspy.errors import UnknownNameError, UsageError
 from spri_dspy.predict import RolePredict
 from spri_dspy.records import Record, Score
 from spri_dspy.runs import fingerprint
-from spri_dspy.tasks import Example
+from spri_dspy.tasks import Example, make_example
 from spri_dspy.tuning.evaluation import Evaluator
 from spri_dspy.tuning.metrics import Metric
 
@@ -237,7 +237,7 @@ class _Anew(dspy.Module):
         known = {**record.inputs, **record.outputs}
         names = [n for n in self.write.signature.input_fields if n not in ("attempt", "shortcoming")]
         told = {"attempt": str(known[self.output]), "shortcoming": shortcoming}
-        return Example(record.id, {n: known[n] for n in names} | told, record.group, record.cluster)
+        return make_example(record.id, {n: known[n] for n in names} | told, record.group, record.cluster)
 
     async def aforward(self, group: str | None = None, **inputs: Any) -> dspy.Prediction:
         return dspy.Prediction(**dict((await self.write.acall(**inputs)).items()))

@@ -17,12 +17,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from spri_dspy.errors import UsageError
 from spri_dspy.leaks import Leak, Text, check_leaks, find_leaks
-from spri_dspy.tasks import Example
+from spri_dspy.tasks import Example, as_examples
 
 WITHOUT_BOTH = {"train": 0.2, "validation": 0.5, "test": 0.3}
 WITHOUT_TEST = {"train": 0.4, "test": 0.6}
@@ -89,7 +89,9 @@ def make_splits(
     if not 0 < confirm < 1:
         raise UsageError(f"the share for confirming must lie between 0 and 1, not {confirm!r}")
     given = {"train": train, "validation": validation, "test": test}
-    parts = {name: as_examples(rows, input_names, name) for name, rows in given.items() if rows is not None}
+    parts = {
+        name: split_examples(rows, input_names, name) for name, rows in given.items() if rows is not None
+    }
     if not parts["train"]:
         raise UsageError("there are no training examples")
     text_of = _Texts([e for part in parts.values() for e in part], text_input, input_names)
@@ -118,42 +120,17 @@ def _missing_shares(parts: Mapping[str, Any]) -> dict[str, float]:
     return WITHOUT_VALIDATION if "test" in parts else WITHOUT_BOTH
 
 
-def as_examples(rows: Sequence[Any], input_names: Sequence[str], split: str) -> tuple[Example, ...]:
-    """Examples of a task, whatever they were: ids become SPLIT/ID.
-
-    Of a DSPy example, the fields marked as inputs are its inputs (or those named like the program's); `id`, `group` and
-    `cluster` are what they say, and all other fields are labels.
-
-    Args:
-        rows: tasks.Example or dspy.Example.
-        input_names: see above.
-        split: the split they belong to.
+def split_examples(rows: Iterable[Any], input_names: Sequence[str], split: str) -> tuple[Example, ...]:
+    """The rows of a split, of any kind that `tasks.as_examples` takes; ids become SPLIT/ID.
 
     Raises:
         UsageError: two have one id, or one is of another kind.
     """
-    found = tuple(_as_example(row, number, input_names, split) for number, row in enumerate(rows, 1))
+    found = tuple(as_examples(rows, input_names, prefix=f"{split}/"))
     twice = [name for name, count in Counter(e.id for e in found).items() if count > 1]
     if twice:
         raise UsageError(f"two examples have the id {twice[0]!r}; ids must be unique")
     return found
-
-
-def _as_example(row: Any, number: int, input_names: Sequence[str], split: str) -> Example:
-    if isinstance(row, Example):
-        return replace(row, id=f"{split}/{row.id}")
-    if not hasattr(row, "toDict"):
-        raise UsageError(
-            f"{split} example {number} is a {type(row).__name__}, not a dspy.Example or a task's Example"
-        )
-    fields = dict(row.items())
-    names = set(row.inputs().keys()) if getattr(row, "_input_keys", None) else set(input_names) & set(fields)
-    own = {name: fields.pop(name, None) for name in ("id", "group", "cluster") if name not in names}
-    inputs = {name: fields.pop(name) for name in list(fields) if name in names}
-    name = own.get("id")
-    return Example(
-        f"{split}/{number if name is None else name}", inputs, own.get("group"), own.get("cluster"), fields
-    )
 
 
 def cut(
@@ -242,7 +219,7 @@ class _Texts:
     """Where the text of an example is: the input that varies most, by the number of texts and then their length."""
 
     def __init__(self, examples: Sequence[Example], text_input: str | None, preferred: Sequence[str]) -> None:
-        names = {name for e in examples for name in e.inputs}
+        names = {name for e in examples for name in e.input_values}
         named = names & set(preferred)
         if text_input is not None and text_input not in names:
             raise UsageError(f"no example has the input {text_input!r}; they have {', '.join(sorted(names))}")
@@ -252,12 +229,12 @@ class _Texts:
         """One text an example; of a cluster that shares one text, its first example's only."""
         seen: dict[str, Text] = {}
         for e in examples:
-            text = str(e.inputs.get(self.name, ""))
+            text = str(e.input_values.get(self.name, ""))
             seen.setdefault(f"{_unit(e)} {text}", Text(e.id, text, source))
         return list(seen.values())
 
 
 def _variety(examples: Sequence[Example], name: str) -> tuple[int, int]:
     """How many units differ in an input, and how long it is in all."""
-    texts = {str(e.inputs[name]) for e in examples if name in e.inputs}
+    texts = {str(e.input_values[name]) for e in examples if name in e.input_values}
     return len(texts), sum(map(len, texts))

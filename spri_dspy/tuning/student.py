@@ -305,7 +305,7 @@ class _Demos:
                         demo["group"] = group
 
     def _group(self, predictor: Any, demo: Any) -> str | None:
-        names = tuple(n for n in predictor.signature.input_fields if n in self._examples[0].inputs)
+        names = tuple(n for n in predictor.signature.input_fields if n in self._examples[0].input_values)
         if not names or any(n not in demo for n in names):
             return None
         return self._table(names).get(tuple(str(demo[n]) for n in names))
@@ -315,7 +315,7 @@ class _Demos:
         if names not in self._tables:
             table: dict[tuple[str, ...], str | None] = {}
             for e in self._examples:
-                key = tuple(str(e.inputs.get(n)) for n in names)
+                key = tuple(str(e.input_values.get(n)) for n in names)
                 table[key] = e.group if table.get(key, e.group) == e.group else None
             self._tables[names] = table
         return self._tables[names]

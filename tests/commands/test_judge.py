@@ -70,7 +70,7 @@ def test_run_is_judged_and_told_by_criterion_and_group(spri):
     records = {r.id: r for r in judged().records()}
     assert set(records) == {"a", "b"}
     assert records["a"].outputs["judge"] == {"name": "reappraisal", "version": "reappraisal/1"}
-    assert records["a"].labels["standards"] == "- Names one step."
+    assert records["a"].inputs["standards"] == "- Names one step."
 
 
 def test_judged_run_is_named_after_what_decides_it(spri):

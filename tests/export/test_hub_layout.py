@@ -93,12 +93,15 @@ def test_answers_of_one_instance_have_their_own_ids_and_one_cluster(biggen):
 
 def test_human_scores_and_references_are_labels_and_minus_one_is_none(biggen):
     examples = list(load_task("rubrics").examples(f"hf:{biggen}:human_eval"))
-    assert [example.labels.get("human_score") for example in examples] == [4, None, 2] * 2
+    assert [example.label_values.get("human_score") for example in examples] == [4, None, 2] * 2
     first = examples[0]
     asked = "You plan journeys.\n\nThe ferry leaves at 6:40. When do I have to be at the quay?"
-    assert first.inputs == {"instruction": asked, "answer": "a-lab/writer-7b would go a little earlier."}
-    assert first.labels["rubric"] == RUBRIC
-    assert first.labels["reference_answer"] == "At 6:20."
+    assert first.input_values == {
+        "instruction": asked,
+        "answer": "a-lab/writer-7b would go a little earlier.",
+    }
+    assert first.label_values["rubric"] == RUBRIC
+    assert first.label_values["reference_answer"] == "At 6:20."
 
 
 def test_a_split_is_chosen_by_its_name_and_not_by_what_lies_in_the_folder(biggen):
@@ -142,9 +145,11 @@ def test_dolly_rows_become_instructions_with_their_context(tmp_path):
     (tmp_path / "databricks-dolly-15k/README.md").write_text("---\nlicense: cc-by-sa-3.0\n---\n# Dolly\n")
     first, second = load_task("sft").examples(f"hf:{tmp_path / 'databricks-dolly-15k'}:train")
     assert (first.id, second.id) == ("1", "2")
-    assert first.inputs == {"instruction": "Who keeps the lighthouse?\n\nAna keeps the lighthouse on Rona."}
-    assert first.labels == {"reference_answer": "Ana.", "category": "closed_qa"}
-    assert second.inputs == {"instruction": "Name a knot."}
+    assert first.input_values == {
+        "instruction": "Who keeps the lighthouse?\n\nAna keeps the lighthouse on Rona."
+    }
+    assert first.label_values == {"reference_answer": "Ana.", "category": "closed_qa"}
+    assert second.input_values == {"instruction": "Name a knot."}
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -173,9 +178,9 @@ def test_mix_instruct_rows_may_have_no_instruction_and_keep_their_ids(tmp_path, 
         f"{split.removesuffix('idation')}/1",
         f"{split.removesuffix('idation')}/2",
     )
-    assert first.inputs == {"instruction": "Name a bird."}
-    assert second.inputs == {"instruction": "Sort it.\n\nb a"}
-    assert second.labels == {"reference_answer": "a b"}
+    assert first.input_values == {"instruction": "Name a bird."}
+    assert second.input_values == {"instruction": "Sort it.\n\nb a"}
+    assert second.label_values == {"reference_answer": "a b"}
 
 
 def spri(*arguments, at):

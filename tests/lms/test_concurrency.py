@@ -15,7 +15,7 @@ from spri_dspy.lms.client import Retry
 from spri_dspy.lms.concurrency import FIRST_WINDOW, LONGEST_PAUSE, PAUSE_AFTER, TURN, Limiter, Turn, Window
 from spri_dspy.lms.spec import CALL, Call
 from spri_dspy.runs import RunDir
-from spri_dspy.tasks import Example
+from spri_dspy.tasks import make_example
 from tests.factories import make_task
 from tests.servers.openai_mock import MockConfig
 
@@ -454,7 +454,7 @@ def run_over(path, count, retry=None, concurrency=8, **mocks):
     """A run over mock servers by role: its summary."""
     program = spri.SPRI(make_task())
     program.set_lms(**{role: f"hosted_vllm/mock?api_base={mock.base_url}" for role, mock in mocks.items()})
-    examples = [Example(f"q{n}", {"question": f"why is it {n}?"}) for n in range(count)]
+    examples = [make_example(f"q{n}", {"question": f"why is it {n}?"}) for n in range(count)]
     with RunDir.create(path, {}) as run:
         summary = run_bulk(program, examples, run, concurrency=concurrency, retry=retry)
         assert sorted(record.id for record in run.records()) == sorted(example.id for example in examples)

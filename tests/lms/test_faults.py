@@ -10,7 +10,7 @@ from spri_dspy.bulk import run_bulk
 from spri_dspy.errors import PrerequisiteError
 from spri_dspy.lms.client import Retry
 from spri_dspy.runs import RunDir
-from spri_dspy.tasks import Example
+from spri_dspy.tasks import make_example
 from tests.factories import chat, make_task
 from tests.servers.openai_mock import Fault, MockConfig
 
@@ -25,7 +25,7 @@ NAMED = re.compile(r"[A-Z]\w+: \S")
 
 
 def make_examples(count):
-    return [Example(f"q{n}", {"question": f"why is it {n}?"}) for n in range(count)]
+    return [make_example(f"q{n}", {"question": f"why is it {n}?"}) for n in range(count)]
 
 
 def run_against(mock, path, count, *, route="native", retry=QUICK, timeout=5, **settings):

@@ -54,7 +54,9 @@ SMALL = "format=json&max_tokens=300&max_chars=60&temperature=0.7&seed=1"
 def test_llama_server_is_held_to_the_schema(llama_url, task, example, is_async):
     program = spri.SPRI(task, max_critiques=2)
     program.set_lms(base=f"hosted_vllm/tiny?api_base={llama_url}&{SMALL}")
-    prediction = asyncio.run(program.acall(**example.inputs)) if is_async else program(**example.inputs)
+    prediction = (
+        asyncio.run(program.acall(**example.input_values)) if is_async else program(**example.input_values)
+    )
     check(prediction)
     assert all(type(r.verdict.score) is int and len(r.verdict.feedback) <= 60 for r in prediction.trace)
     calls = program.get_lm().history
@@ -76,7 +78,7 @@ def run_on_mock(start_mock, task, example, options):
 
     server = start_mock(reply=reply)
     program = spri.SPRI(task).set_lms(base=f"hosted_vllm/org/model?api_base={server.base_url}&{options}")
-    prediction = program(**example.inputs)
+    prediction = program(**example.input_values)
     check(prediction)
     assert prediction.stop_reasons == {"principles": "accepted", "response": "accepted"}
     assert server.stats.n_answered == len(bodies) == 4
@@ -124,7 +126,7 @@ def test_critic_and_base_ask_their_own_server_in_their_own_style(start_mock, tas
         base=f"hosted_vllm/base?api_base={base.base_url}",
         critic=f"hosted_vllm/critic?api_base={critic.base_url}&format=result_tag&temperature=0",
     )
-    prediction = program(**example.inputs)
+    prediction = program(**example.input_values)
     check(prediction)
     assert (base.stats.n_answered, critic.stats.n_answered) == (2, 2)
     assert {key.split()[0] for key in critic.stats.answered} == {"critic"}
@@ -145,7 +147,7 @@ def test_unscored_critique_over_http_is_asked_again_as_a_new_sample(start_mock, 
     program = spri.SPRI(task).set_lms(
         base=f"hosted_vllm/m?{address}", critic=f"hosted_vllm/m?{address}&temperature=0"
     )
-    prediction = program(**example.inputs)
+    prediction = program(**example.input_values)
     assert [r.attempt for r in prediction.trace] == [0, 1, 2, 0]
     assert prediction.stop_reasons["principles"] == "accepted"
     assert [body["temperature"] for body in asked] == [0, 0.7, 0.7, 0]

@@ -12,7 +12,7 @@ from spri_dspy.lms.client import Retry
 from spri_dspy.lms.health import ILL_AFTER
 from spri_dspy.lms.spec import load_lm
 from spri_dspy.runs import RunDir
-from spri_dspy.tasks import Example
+from spri_dspy.tasks import make_example
 from tests.factories import make_task
 from tests.servers.fixtures import mock_thread
 from tests.servers.openai_mock import MockConfig
@@ -30,7 +30,7 @@ def run_over(path, count, *mocks, concurrency=4, retry=QUICK, on_record=None):
     """A run over several addresses of one model: its records, each one fine."""
     addresses = ",".join(mock.base_url for mock in mocks)
     program = spri.SPRI(make_task()).set_lms(base=f"hosted_vllm/mock?api_base={addresses}")
-    examples = [Example(f"q{n}", {"question": f"why is it {n}?"}) for n in range(count)]
+    examples = [make_example(f"q{n}", {"question": f"why is it {n}?"}) for n in range(count)]
     with RunDir.create(path, {}) as run:
         run_bulk(program, examples, run, concurrency=concurrency, retry=retry, on_record=on_record)
         records = list(run.records())

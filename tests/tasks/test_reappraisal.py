@@ -29,17 +29,17 @@ def examples_of(task, path, *given):
 
 def test_post_alone_gets_the_general_aim_its_line_number_and_no_group():
     example = one({"post": POST}, 7)
-    assert (example.id, dict(example.inputs)) == ("7", {"post": POST, "aim": GENERAL_AIM})
-    assert (example.group, dict(example.labels)) == (None, {})
+    assert (example.id, dict(example.input_values)) == ("7", {"post": POST, "aim": GENERAL_AIM})
+    assert (example.group, dict(example.label_values)) == (None, {})
 
 
 @pytest.mark.parametrize("dimension", dimensions(), ids=lambda d: d["dimension"])
 @pytest.mark.parametrize("key", ["dimension", "dimension_id"])
 def test_dimension_by_name_or_number_brings_aim_group_and_labels(dimension, key):
     example = one({"post": POST, key: dimension[key]})
-    assert (example.inputs["aim"], example.group) == (dimension["aim"], dimension["dimension"])
-    assert example.labels["standards"] == dimension["standards"]
-    assert example.labels["oracle_principles"] == dimension["oracle_principles"]
+    assert (example.input_values["aim"], example.group) == (dimension["aim"], dimension["dimension"])
+    assert example.label_values["standards"] == dimension["standards"]
+    assert example.label_values["oracle_principles"] == dimension["oracle_principles"]
 
 
 def test_number_of_a_dimension_may_be_text():
@@ -49,7 +49,10 @@ def test_number_of_a_dimension_may_be_text():
 def test_own_aim_and_labels_win_over_those_of_the_dimension():
     row = {"post": POST, "dimension_id": 1, "aim": "Help me laugh.", "standards": ["is it funny?"]}
     example = one(row)
-    assert (example.inputs["aim"], example.labels["standards"]) == ("Help me laugh.", ["is it funny?"])
+    assert (example.input_values["aim"], example.label_values["standards"]) == (
+        "Help me laugh.",
+        ["is it funny?"],
+    )
     assert example.group == dimensions()[0]["dimension"]
 
 
@@ -94,7 +97,7 @@ def test_line_number_that_is_another_rows_id_is_refused(task, tmp_path):
 
 def test_byte_order_mark_blank_lines_and_crlf_do_no_harm(task, tmp_path):
     (tmp_path / "posts.jsonl").write_bytes(b'\xef\xbb\xbf{"post": "x"}\r\n\r\n{"post": "y"}')
-    assert [(e.id, e.inputs["post"]) for e in task.examples(tmp_path / "posts.jsonl")] == [
+    assert [(e.id, e.input_values["post"]) for e in task.examples(tmp_path / "posts.jsonl")] == [
         ("1", "x"),
         ("3", "y"),
     ]
@@ -110,7 +113,7 @@ def test_rows_are_read_one_by_one(task, tmp_path):
 
 def test_text_alone_makes_an_example(task):
     example = task.example_of(id="text", post=POST)
-    assert (example.id, example.inputs["post"]) == ("text", POST)
+    assert (example.id, example.input_values["post"]) == ("text", POST)
     with pytest.raises(DataError, match="the given text: the field 'post' is empty"):
         task.example_of(id="text", post=" ")
 
@@ -120,7 +123,7 @@ def test_rows_that_come_along_are_complete(task):
     assert len(shown) >= 8 and len({e.id for e in shown}) == len(shown)
     groups = {d["dimension"] for d in dimensions()}
     assert {e.group for e in shown} <= groups
-    assert all(set(e.inputs) == set(task.inputs) and e.labels["standards"] for e in shown)
+    assert all(set(e.input_values) == set(task.inputs) and e.label_values["standards"] for e in shown)
     assert [d["dimension_id"] for d in dimensions()] == [1, 4, 6, 7, 8, 23]
 
 
@@ -135,4 +138,4 @@ def test_research_rows_are_read_as_they_are(task):
     read, raw = list(task.examples(path)), rows(path)
     assert len(read) == len(raw)
     for example, row in zip(read, raw, strict=True):
-        assert example.inputs["post"] == row["post"] and example.group is not None
+        assert example.input_values["post"] == row["post"] and example.group is not None

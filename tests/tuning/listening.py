@@ -83,10 +83,9 @@ class Writer:
 def make_examples(town, n, first=0):
     """Bridges with people's scores, and what experts wrote about them."""
     return [
-        replace(
-            e,
+        e.changed(
             labels={
-                **e.labels,
+                **e.label_values,
                 "oracle_principles": f"Mind the {' and the '.join(world.HELPFUL[e.group])} before all else.",
             },
         )

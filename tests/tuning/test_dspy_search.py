@@ -15,7 +15,7 @@ from spri_dspy.lms.client import Scope
 from spri_dspy.lms.replay import replay_lm
 from spri_dspy.predict import demos_of_group
 from spri_dspy.records import Score
-from spri_dspy.tasks import Example
+from spri_dspy.tasks import make_example
 from spri_dspy.tuning import OPTIMIZERS, make_search
 from spri_dspy.tuning._dspy_compile import _Known, _ranking
 from spri_dspy.tuning.dspy_search import COMMON, DspySearch
@@ -173,7 +173,7 @@ def watched(town, examples, *, budget=None, metric=None, stages=("principles.gen
 
 def test_a_failed_example_is_neutral_to_scorers_and_false_to_bootstrapping():
     examples = make_examples(Listening(), 4)
-    town = Listening(dumb=[examples[0].inputs["question"][12:-1]])
+    town = Listening(dumb=[examples[0].input_values["question"][12:-1]])
     strict = replace(pearson(), read=lambda outputs: outputs["response"]["score"])
     student, metric, watch = watched(town, examples, metric=strict)
     bad, good = (as_rows(examples)[i] for i in (0, 1))
@@ -275,7 +275,7 @@ def test_rounds_fit_the_stand_in_anew_around_the_best(tmp_path, nobody):
 def test_promising_programs_come_first_whatever_rows_they_were_scored_on():
     examples = make_examples(Listening(), 6)
     student, _, watch = watched(Listening(), examples)
-    scores = [Score(e.id, 3.0, float(e.labels["human_score"]), e.group) for e in examples]
+    scores = [Score(e.id, 3.0, float(e.label_values["human_score"]), e.group) for e in examples]
     best = _Known(student.program, scores, 0.0)
     surrogate = fit(pearson(), scores)
     base = {s.id: surrogate.value(s) for s in scores}
@@ -435,7 +435,7 @@ def test_a_mistake_is_one_clear_line_before_anything_is_paid(tmp_path, optimizer
 def test_labeled_demos_need_rows_that_hold_what_a_stage_writes(tmp_path, nobody):
     town = Listening()
     sets = {
-        name: [replace(e, labels={"human_score": e.labels["human_score"]}) for e in rows]
+        name: [e.changed(labels={"human_score": e.label_values["human_score"]}) for e in rows]
         for name, rows in splits(town).items()
     }
     with pytest.raises(
@@ -451,7 +451,7 @@ def test_a_teacher_is_refused(tmp_path):
 
 
 def test_rows_show_what_people_wrote_and_no_label():
-    example = Example(
+    example = make_example(
         "x",
         {"question": "?"},
         "north",
@@ -459,7 +459,7 @@ def test_rows_show_what_people_wrote_and_no_label():
     )
     row = as_rows([example])[0]
     assert row.toDict() == {"question": "?", "group": "north", "principles": "mind it", "response": "so"}
-    judged = replace(example, inputs={"question": "?", "answer": "this"})
+    judged = example.changed(inputs={"question": "?", "answer": "this"})
     assert "response" not in as_rows([judged])[0]
 
 

@@ -14,7 +14,7 @@ from spri_dspy.lms.client import Retry
 from spri_dspy.lms.replay import replay_lm
 from spri_dspy.records import Score
 from spri_dspy.runs import RunDir
-from spri_dspy.tasks import Example
+from spri_dspy.tasks import make_example
 from spri_dspy.tuning.evaluation import Evaluator, Spent
 from spri_dspy.tuning.metrics import Metric, only_score, pearson
 from spri_dspy.tuning.programs import copy_program, identity, models_of, resampled
@@ -45,7 +45,7 @@ def test_scores_come_in_order_and_with_labels(town, tmp_path):
     with Evaluator(pearson(), tmp_path) as evaluator:
         scores, reverse = evaluator.scores([(program, examples), (program, examples[::-1])])
     assert [s.id for s in scores] == [str(i) for i in range(6)]
-    assert [s.label for s in scores] == [e.labels["human_score"] for e in examples]
+    assert [s.label for s in scores] == [e.label_values["human_score"] for e in examples]
     assert reverse == scores[::-1]
     assert calls(town) == 6 * CALLS_A_ROW
 
@@ -255,9 +255,9 @@ def test_the_oracle_s_label_comes_from_the_data_s_rubric(town, tmp_path):
     stand = Stand(5, 1)
     metric = pearson(label="oracle", oracle=load_judge("rubric").set_lms(replay_lm(stand)))
     rows = [
-        Example("a", {"instruction": "do", "answer": "done"}, "g", labels={"rubric": "good or bad"}),
-        Example("b", {"instruction": "do", "answer": "undone"}, "g", labels={"rubric": "good or bad"}),
-        Example("c", {"instruction": "do", "answer": "half"}, "g"),
+        make_example("a", {"instruction": "do", "answer": "done"}, "g", labels={"rubric": "good or bad"}),
+        make_example("b", {"instruction": "do", "answer": "undone"}, "g", labels={"rubric": "good or bad"}),
+        make_example("c", {"instruction": "do", "answer": "half"}, "g"),
     ]
     with Evaluator(metric, tmp_path, concurrency=1) as evaluator:
         labelled = evaluator.labelled(rows)

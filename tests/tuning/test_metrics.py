@@ -9,7 +9,7 @@ from spri_dspy.errors import UnknownNameError, UsageError
 from spri_dspy.judges import load_judge
 from spri_dspy.metrics import set_level as scoring
 from spri_dspy.records import Estimate, Record, Score
-from spri_dspy.tasks import Example
+from spri_dspy.tasks import make_example
 from spri_dspy.tuning.metrics import (
     Metric,
     alignment,
@@ -32,7 +32,7 @@ class Spy:
 
 
 def example(name="a", group="g", cluster=None, **labels):
-    return Example(name, {"question": name}, group, cluster, labels)
+    return make_example(name, {"question": name}, group, cluster, labels)
 
 
 def record(name="a", error=None, **outputs):

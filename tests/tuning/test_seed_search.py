@@ -13,7 +13,7 @@ from spri_dspy.errors import LeakError, RunMismatchError, UnknownNameError, Usag
 from spri_dspy.judges import load_judge
 from spri_dspy.lms.budget import Budget
 from spri_dspy.records import Record
-from spri_dspy.tasks import Example
+from spri_dspy.tasks import make_example
 from spri_dspy.tuning.metrics import Metric, mix, own_judgement, pearson
 from spri_dspy.tuning.programs import identity
 from spri_dspy.tuning.racing.race import Row
@@ -229,7 +229,7 @@ def test_a_seed_in_validation_or_test_is_a_leak(tmp_path, side):
     town = Town()
     leaked = helpful_rows()[0]
     sets = {"trainset": make_examples(town, 12), "valset": make_examples(town, 40, 100), "testset": []}
-    sets[side] = [*sets[side], Example("x", {"question": leaked["question"]}, "north")]
+    sets[side] = [*sets[side], make_example("x", {"question": leaked["question"]}, "north")]
     with pytest.raises(LeakError, match=r"'seed 5' of 'seeds' and '(validation|test)/x'"):
         make_search(tmp_path).compile(make_brief(town), **sets)
     assert calls(town) == 0
@@ -270,7 +270,7 @@ def test_state_goes_to_a_fresh_process_with_other_lms(found, tmp_path):
 def test_examples_without_a_label_are_not_paid_for(tmp_path):
     town = Town()
     rows = make_examples(town, 96)
-    bare = [Example(e.id, e.inputs, e.group) for e in rows[::3]]
+    bare = [make_example(e.id, e.input_values, e.group) for e in rows[::3]]
     labelled = [e for e in rows if e.id not in {b.id for b in bare}]
     _, _, tuned = tune(tmp_path, town=town, compiled={"trainset": [*labelled, *bare]}, proposals=2)
     splits = tuned.report.splits
@@ -289,7 +289,7 @@ def test_an_lm_that_obeys_no_budget_is_refused_before_anything_is_paid(tmp_path)
 def test_dspy_examples_do_as_well(tmp_path):
     town = Town(effect=0.46, base=0.05)
     rows = [
-        dspy.Example(id=e.id, group=e.group, **e.inputs, **e.labels).with_inputs("question")
+        dspy.Example(id=e.id, group=e.group, **e.input_values, **e.label_values).with_inputs("question")
         for e in make_examples(town, 48)
     ]
     _, _, ours = tune(tmp_path / "ours", n=48, proposals=4)
@@ -337,12 +337,12 @@ def test_any_function_chooses_its_winner(tmp_path):
 def test_reappraisal_is_tuned_by_a_judge_without_any_model(tmp_path):
     task = spri.load_task("reappraisal")
     rows = [
-        Example(
+        make_example(
             f"{n}",
-            {"post": f"Case {n}: {e.inputs['post']}", "aim": e.inputs["aim"]},
+            {"post": f"Case {n}: {e.input_values['post']}", "aim": e.input_values["aim"]},
             e.group,
             f"{n}",
-            e.labels,
+            e.label_values,
         )
         for n, e in enumerate(list(task.examples()) * 3)
     ]
@@ -365,7 +365,7 @@ def test_too_few_examples_to_decide_on_are_refused_before_anything_is_paid(tmp_p
     town = Town()
     with pytest.raises(UsageError, match="at least 6 are needed"):
         tune(tmp_path, town=town, n=16)
-    unlabelled = [Example(e.id, e.inputs, e.group) for e in make_examples(town, 80)]
+    unlabelled = [make_example(e.id, e.input_values, e.group) for e in make_examples(town, 80)]
     with pytest.raises(UsageError, match="0 clusters"):
         tune(tmp_path / "b", town=town, compiled={"trainset": unlabelled})
     assert calls(town) == 0
@@ -442,4 +442,4 @@ def test_the_same_seed_is_kept_once():
 def test_what_a_race_knows_of_a_row():
     town = Town()
     (example,) = make_examples(town, 1)
-    assert pearson().row(example) == Row(float(example.labels["human_score"]), "north", None)
+    assert pearson().row(example) == Row(float(example.label_values["human_score"]), "north", None)

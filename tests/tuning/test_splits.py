@@ -7,8 +7,8 @@ import dspy
 import pytest
 
 from spri_dspy.errors import LeakError, UsageError
-from spri_dspy.tasks import Example
-from spri_dspy.tuning.splits import as_examples, make_splits
+from spri_dspy.tasks import make_example
+from spri_dspy.tuning.splits import make_splits, split_examples
 
 WORDS = (
     "river",
@@ -33,7 +33,7 @@ def sentence(seed, n=30):
 def rows(n, *, groups=2, per_cluster=1, first=0):
     """Examples with posts that are nothing like each other; all share their group's aim."""
     return [
-        Example(
+        make_example(
             f"r{i}",
             {"post": sentence(i // per_cluster), "aim": f"see it in a new way, number {i % groups}"},
             f"g{i % groups}" if per_cluster == 1 else f"g{i // per_cluster % groups}",
@@ -76,8 +76,8 @@ def test_clusters_stay_whole(seed):
 def test_texts_that_are_nearly_the_same_stay_together():
     twins = rows(40)
     for i in range(0, 40, 2):
-        twins[i + 1] = Example(
-            f"twin{i}", {"post": twins[i].inputs["post"] + " indeed", "aim": "x"}, twins[i].group
+        twins[i + 1] = make_example(
+            f"twin{i}", {"post": twins[i].input_values["post"] + " indeed", "aim": "x"}, twins[i].group
         )
     found = split(twins)
     home = {e.id.rpartition("/")[2]: name for name, part in found.parts().items() for e in part}
@@ -106,7 +106,7 @@ def test_what_is_missing_comes_out_of_the_training_examples():
 
 
 def test_ids_may_repeat_between_splits_and_not_within():
-    same = [Example("r0", {"post": sentence("other"), "aim": "x"})]
+    same = [make_example("r0", {"post": sentence("other"), "aim": "x"})]
     assert split(rows(8), [*same, *rows(9, first=20)], []).train[0].id == "train/r0"
     with pytest.raises(UsageError, match="two examples have the id 'train/r0'"):
         split([*rows(3), *rows(1)], rows(9, first=9), [])
@@ -114,7 +114,7 @@ def test_ids_may_repeat_between_splits_and_not_within():
 
 @pytest.mark.parametrize("side", ["validation", "test"])
 def test_a_training_text_elsewhere_is_a_leak(side):
-    leaked = Example("x", {"post": rows(1)[0].inputs["post"] + " again", "aim": "other"})
+    leaked = make_example("x", {"post": rows(1)[0].input_values["post"] + " again", "aim": "other"})
     parts = {"validation": rows(20, first=20), "test": rows(9, first=50)}
     parts[side] = [*parts[side], leaked]
     with pytest.raises(LeakError, match=r"'train/r0' of 'train' and '(validation|test)/x'"):
@@ -129,14 +129,14 @@ def test_validation_and_test_are_guarded_against_each_other():
 
 
 def test_a_seed_in_validation_is_a_leak_and_in_training_is_not():
-    seed = [{"post": rows(30)[25].inputs["post"], "principles": "p"}]
+    seed = [{"post": rows(30)[25].input_values["post"], "principles": "p"}]
     with pytest.raises(LeakError, match="'seed 1' of 'seeds'"):
         split(rows(5), rows(9, first=20), [], seeds=seed)
     assert split(rows(30)[20:26], rows(9, first=40), [], seeds=seed).leaks == ()
 
 
 def test_examples_like_a_seed_go_to_training():
-    seeds = [{"post": row.inputs["post"], "principles": "p"} for row in rows(60)[50:56]]
+    seeds = [{"post": row.input_values["post"], "principles": "p"} for row in rows(60)[50:56]]
     for seed in range(3):
         found = split(rows(60), seeds=seeds, seed=seed)
         assert {f"train/r{i}" for i in range(50, 56)} <= {e.id for e in found.train}
@@ -148,7 +148,7 @@ def test_seeds_without_that_input_are_of_no_concern():
 
 def test_examples_are_told_apart_by_the_input_that_varies():
     answers = [
-        Example(
+        make_example(
             f"a{i}", {"instruction": sentence(i // 4), "answer": sentence(f"answer {i}", 60)}, cluster=None
         )
         for i in range(40)
@@ -157,7 +157,7 @@ def test_examples_are_told_apart_by_the_input_that_varies():
     home = {}
     for name, part in found.parts().items():
         for e in part:
-            assert home.setdefault(e.inputs["instruction"], name) == name
+            assert home.setdefault(e.input_values["instruction"], name) == name
 
 
 def test_the_input_to_compare_can_be_named():
@@ -170,14 +170,14 @@ def test_the_input_to_compare_can_be_named():
 def test_dspy_examples_bring_group_cluster_id_and_labels():
     marked = dspy.Example(post="p", aim="a", human_score=3, group="g", id=7).with_inputs("post", "aim")
     bare = dspy.Example(post="q", aim="b", cluster="c", extra="e")
-    found = as_examples([marked, bare], NAMES, "train")
-    assert found[0] == Example("train/7", {"post": "p", "aim": "a"}, "g", None, {"human_score": 3})
-    assert found[1] == Example("train/2", {"post": "q", "aim": "b"}, None, "c", {"extra": "e"})
+    found = split_examples([marked, bare], NAMES, "train")
+    assert found[0] == make_example("train/7", {"post": "p", "aim": "a"}, "g", None, {"human_score": 3})
+    assert found[1] == make_example("train/2", {"post": "q", "aim": "b"}, None, "c", {"extra": "e"})
 
 
 def test_what_is_no_example_is_refused():
-    with pytest.raises(UsageError, match="train example 2 is a dict"):
-        split([rows(1)[0], {"post": "p"}])
+    with pytest.raises(UsageError, match="example 2 is of type int"):
+        split([rows(1)[0], 3])
     with pytest.raises(UsageError, match="no training examples"):
         split([])
     with pytest.raises(UsageError, match="between 0 and 1"):

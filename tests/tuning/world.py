@@ -28,7 +28,7 @@ from spri_dspy.lms.spec import CALL
 from spri_dspy.predict import RolePredict
 from spri_dspy.program import Program
 from spri_dspy.signatures import Stages
-from spri_dspy.tasks import Example, Task
+from spri_dspy.tasks import Task, make_example
 from spri_dspy.tasks.rubrics import Judgement
 from tests.factories import chat
 
@@ -189,7 +189,9 @@ def make_examples(town, n, first=0):
     """Bridges of both groups in turn, with people's scores."""
     questions = [f"How good is bridge {first + i} in the {GROUPS[i % 2]}?" for i in range(n)]
     return [
-        Example(str(first + i), {"question": q}, GROUPS[i % 2], labels={"human_score": town.label(q[12:-1])})
+        make_example(
+            str(first + i), {"question": q}, GROUPS[i % 2], labels={"human_score": town.label(q[12:-1])}
+        )
         for i, q in enumerate(questions)
     ]
 
