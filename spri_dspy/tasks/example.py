@@ -117,7 +117,7 @@ def as_example(
         fields, marked = {str(k): v for k, v in row.items()}, None
     else:
         raise UsageError(
-            f"example {number} is of type {type(row).__name__}; give dspy.Examples, dicts, or what task.examples() yields"
+            f"example {number} is of type {type(row).__name__}; give dspy.Examples, dicts or task.examples()"
         )
     names = set(marked or ()) or {*input_names, *optional}
     inputs = {k: v for k, v in fields.items() if k in names and k not in OWN_FIELDS}
