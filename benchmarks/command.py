@@ -44,11 +44,11 @@ def run(definition: tables.Definition, argv: Sequence[str]) -> int:
     )
     table = tables.read(definition, cells)
     if options.markdown:
-        options.markdown.write_text(table.markdown(), "utf-8")
+        options.markdown.write_text(layout.markdown(table), "utf-8")
     if options.figure:
         options.figure.write_bytes(figures.png(figures.overview(table)))
     if options.json:
-        sys.stdout.write(table.to_json() + "\n")
+        sys.stdout.write(layout.json_document(table) + "\n")
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE
         print_sections(layout.for_width(table, width))

@@ -12,7 +12,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.layout import short_reason
+from benchmarks.layout import STOP_REASONS, sections, short_reason
+from benchmarks.published import published_sets
 from spri_dspy.errors import PrerequisiteError, UsageError
 from spri_dspy.records import Estimate
 
@@ -56,7 +57,12 @@ def png(figure: Figure) -> bytes:
 
 
 def overview(table: Table) -> Figure:
-    """A panel a measure: systems from top to bottom, values with 95 % intervals, published figures as diamonds."""
+    """A panel a measure: systems from top to bottom, values with 95 % intervals, published figures as diamonds.
+
+    Of a table in which the offline stand-in answered or judged: how many loops ended in which way, and no figures.
+    """
+    if table.is_offline:
+        return _stop_reasons(table)
     measures = table.definition.measures
     bases = list(dict.fromkeys(e.cell.base for e in table.entries))
     systems = list(dict.fromkeys(e.cell.system for e in table.entries))
@@ -71,12 +77,38 @@ def overview(table: Table) -> Figure:
     return figure
 
 
+def _stop_reasons(table: Table) -> Figure:
+    """How the loops of each system ended, as stacked bars of counts."""
+    from matplotlib.ticker import MaxNLocator
+
+    counts = sections(table)[0].results
+    names = [f"{row['base']}  {row['system']}" for row in counts]
+    figure = _figure(7.5, _FRAME + _ROW * max(3, len(names)), table.definition.title, _remark(table))
+    axes = figure.subplots()
+    left = [0] * len(names)
+    for reason, colour in zip(STOP_REASONS, COLOURS, strict=False):
+        widths = [row["stop_reasons"][reason] for row in counts]
+        axes.barh(names, widths, left=left, color=colour, label=reason, height=0.6)
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    axes.invert_yaxis()
+    axes.set_xlabel("loops that ended so (count); systems without a critic have none", fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.tick_params(labelsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=len(STOP_REASONS), fontsize=8, frameon=False)
+    return figure
+
+
 def by_group(table: Table) -> Figure:
     """The definition's grouped measure as a heat map of systems by groups.
 
     Raises:
-        UsageError: nothing in the table is by group.
+        UsageError: nothing in the table is by group, or the offline stand-in answered or judged.
     """
+    if table.is_offline:
+        raise UsageError(
+            "the offline stand-in answered or judged here: there are no figures to show by group"
+        )
     if not table.groups or table.definition.grouped is None:
         raise UsageError("the examples of this table are of one group, so there is nothing to show by group")
     name, noun, heading = table.definition.grouped
@@ -95,8 +127,6 @@ def by_group(table: Table) -> Figure:
 
 def published_mc2(table: Table) -> Figure:
     """The published figures of task 3 as a heat map: for reference, no result of the table's runs."""
-    from benchmarks.sft import published_sets
-
     found = published_sets()
     models = list(next(iter(found.values())))
     columns = [f"{model}, {data}" for model in models for data in ("Dolly", "MixInstruct")]

@@ -7,22 +7,26 @@ It knows what a Table has, and computes nothing.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from benchmarks.sections import Section, interval, number
-from spri_dspy.records import Estimate
+from benchmarks.sections import Section, as_json, as_markdown, interval, number
+from benchmarks.tables import NOT_TESTED
+from spri_dspy.records import Estimate, StopReason
 
 if TYPE_CHECKING:
     from benchmarks.tables import Entry, Measure, Table
+
+STOP_REASONS = get_args(StopReason)
 
 _SHORT = 16
 """Characters of a reason that stands in the table itself; a longer one becomes a numbered note."""
 
 _MOST_LEAKS = 3
 
-NOT_TESTED = "not tested: "
-"""How the reason of a comparison begins that was not made for want of examples."""
+SCHEMA = 2
+"""Version of the JSON document. 2: tables of the offline stand-in hold counts only."""
 
 
 class _Reasons:
@@ -56,15 +60,43 @@ def short_reason(estimate: Estimate) -> str:
 
 
 def sections(table: Table) -> list[Section]:
-    """The main table, the one by group if there are groups, and the definition's further ones."""
+    """The main table, the one by group if there are groups, and the definition's further ones.
+
+    Of a table in which the offline stand-in answered or judged: counts and stop reasons, and nothing else.
+    """
+    if table.is_offline:
+        return [_counts(table)]
     further = table.definition.more(table) if table.definition.more else []
     return [_main(table), *([_by_group(table)] if _has_groups(table) else []), *further]
+
+
+def markdown(table: Table) -> str:
+    """The tables as Markdown."""
+    return as_markdown(sections(table))
+
+
+def json_document(table: Table) -> str:
+    """One JSON document: what was asked, then every table by its name."""
+    ask = table.grid.ask
+    return as_json(
+        sections(table),
+        schema=SCHEMA,
+        benchmark=table.definition.name,
+        title=table.title,
+        stand_ins=table.grid.stand_ins,
+        is_marked_for_leaks=any(e.cell.leaks for e in table.entries),
+        data=table.grid.data,
+        limit=ask.limit,
+        seed=ask.seed,
+        paper=ask.paper,
+        lms={"base": list(ask.bases), "critic": ask.critic, "judge": list(table.grid.judge_lms)},
+    )
 
 
 def for_width(table: Table, width: int) -> list[Section]:
     """The same for a terminal of so many columns: a table a measure where all of them side by side are too wide."""
     main, *others = sections(table)
-    if _width(main) <= width:
+    if table.is_offline or _width(main) <= width:
         return [main, *others]
     n_coverage, start = len(table.definition.coverage), 2
     parts: list[Section] = []
@@ -119,6 +151,26 @@ def _main(table: Table) -> Section:
     section.notes.extend(
         [*reasons.notes(), *_run_notes(table), *_test_notes(table), *empty, *definition.notes]
     )
+    return section
+
+
+def _counts(table: Table) -> Section:
+    """What an offline table can say: how many examples ran, how their loops ended, and what it took."""
+    columns = ("base", "system", "examples", "failed", *STOP_REASONS, "LM calls")
+    section = Section(table.definition.name, table.title, columns)
+    for entry in table.entries:
+        records = list(entry.cell.records())
+        ends = Counter(reason for record in records for reason in record.stop_reasons.values())
+        calls = sum(usage.calls + usage.cached for record in records for usage in record.usage.values())
+        counts = {reason: ends[reason] for reason in STOP_REASONS}
+        shown = [entry.asked, entry.failed, *counts.values(), calls]
+        section.rows.append((*_heading(entry), *map(str, shown)))
+        section.results.append(entry.cell_json() | {"stop_reasons": counts, "calls": calls})
+    section.notes.extend(
+        ["The offline stand-in is no language model: its answers and scores say nothing about a system."]
+    )
+    section.notes.extend(["With an LM, such as --lm base=openai/gpt-4o-mini, the figures stand here."])
+    section.notes.extend(_run_notes(table))
     return section
 
 

@@ -13,28 +13,11 @@ from collections.abc import Sequence
 
 from benchmarks import command
 from benchmarks.grid import Cell
+from benchmarks.published import SFT_SYSTEMS, published, published_sets
 from benchmarks.sections import Section
-from benchmarks.tables import Definition, Measure, Table, published
+from benchmarks.tables import Definition, Measure, Table
 from spri_dspy.metrics.set_level import mean, share
 from spri_dspy.records import Score
-
-PUBLISHED_NAMES = {"direct": "direct_response"}
-"""Our system names where the paper's table has another."""
-
-REFERENCES = ("off_the_shelf", "post_trained")
-"""Rows of the published table that are no system: the model untuned, and the instruct model beside its base."""
-
-
-def published_sets() -> dict[str, dict[str, tuple[str, str]]]:
-    """Published MC2 in percent by system and model, on Dolly and on MixInstruct; one figure where nothing was tuned."""
-    found: dict[str, dict[str, tuple[str, str]]] = {}
-    for name in (*TABLE.systems, *REFERENCES):
-        for model in published()["sft"]:
-            figures = model.get(PUBLISHED_NAMES.get(name, name))
-            pair = figures if isinstance(figures, list) else [figures, figures]
-            shown = ["-" if figure is None else f"{figure:.2f}" for figure in pair]
-            found.setdefault(name, {})[model["names"][0]] = (shown[0], shown[1])
-    return found
 
 
 def _score(cell: Cell) -> list[Score]:
@@ -77,15 +60,7 @@ def commands(cell: Cell) -> Sequence[str]:
 TABLE = Definition(
     name="sft",
     title="Table 3: synthetic data for fine-tuning",
-    systems=(
-        "oracle_response",
-        "direct",
-        "self_instruct",
-        "self_align",
-        "self_refine",
-        "seed_principles",
-        "spri",
-    ),
+    systems=SFT_SYSTEMS,
     judge="generic",
     measures=(
         Measure(

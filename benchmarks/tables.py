@@ -12,21 +12,21 @@ from __future__ import annotations
 import math
 import random
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks import grid, layout
-from benchmarks.sections import Section, as_json, as_markdown
+from benchmarks import grid
+from benchmarks.published import published
+from benchmarks.sections import Section
 from spri_dspy.metrics.comparison import Comparison, holm, paired_bootstrap, paired_t
 from spri_dspy.metrics.set_level import Metric, by_group, macro
 from spri_dspy.records import Estimate, Score
 
-SCHEMA = 1
 STAND_IN = "offline stand-in: not a language model"
+NOT_TESTED = "not tested: "
+"""How the reason of a comparison begins that was not made for want of examples."""
+
 SIGNIFICANT = 0.05
 FEWEST_SOURCES = 6
 """Below this no test is made: were all differences of one sign, a coin would still give that in 1 of 16 trials."""
@@ -161,8 +161,8 @@ class Entry:
         """Marks that remain after correction."""
         return "".join(test.holm_mark for test in self.tests.get(measure, ()))
 
-    def to_json(self) -> dict[str, Any]:
-        """A dict of plain JSON types."""
+    def cell_json(self) -> dict[str, Any]:
+        """What ran, in plain JSON types, without any figure."""
         cell = self.cell
         return {
             "base": cell.base,
@@ -173,6 +173,11 @@ class Entry:
             "leaks": cell.leaks,
             "run": str(cell.path),
             "judged_run": str(cell.judged) if cell.judged else None,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The same with every figure."""
+        return self.cell_json() | {
             "measures": {name: self._measure_json(name) for name in self.estimates},
             "groups": {name: e.to_json() for name, e in self.groups.items()},
         }
@@ -208,34 +213,14 @@ class Table:
         return self.definition.title + (f" ({'; '.join(remarks)})" if remarks else "")
 
     @property
+    def is_offline(self) -> bool:
+        """True if the offline stand-in answered or judged: numbers that look like results are then not shown."""
+        return bool({"base", "judge"} & set(self.grid.stand_ins))
+
+    @property
     def groups(self) -> list[str]:
         """Names of the groups, in alphabetical order; empty if nothing is shown by group."""
         return sorted({name for entry in self.entries for name in entry.groups})
-
-    def sections(self) -> list[Section]:
-        """The tables: all systems, by group, and the definition's further ones."""
-        return layout.sections(self)
-
-    def markdown(self) -> str:
-        """The tables as Markdown."""
-        return as_markdown(self.sections())
-
-    def to_json(self) -> str:
-        """One JSON document: what was asked, then every table by its name."""
-        ask = self.grid.ask
-        return as_json(
-            self.sections(),
-            schema=SCHEMA,
-            benchmark=self.definition.name,
-            title=self.title,
-            stand_ins=self.grid.stand_ins,
-            is_marked_for_leaks=any(e.cell.leaks for e in self.entries),
-            data=self.grid.data,
-            limit=ask.limit,
-            seed=ask.seed,
-            paper=ask.paper,
-            lms={"base": list(ask.bases), "critic": ask.critic, "judge": list(self.grid.judge_lms)},
-        )
 
 
 def plan(definition: Definition, ask: grid.Ask) -> grid.Grid:
@@ -332,14 +317,8 @@ def _compared(measure: Measure, a: Sequence[Score], b: Sequence[Score], seed: in
     n_sources = len({s.cluster or s.id for s in a if s.id in both})
     if n_sources >= FEWEST_SOURCES or math.isnan(found.p):
         return found
-    reason = f"{layout.NOT_TESTED}{n_sources} sources, {FEWEST_SOURCES} are the fewest"
+    reason = f"{NOT_TESTED}{n_sources} sources, {FEWEST_SOURCES} are the fewest"
     return replace(found, p=math.nan, reason=reason)
-
-
-@cache
-def published() -> Mapping[str, Any]:
-    """All of published.toml."""
-    return tomllib.loads(Path(__file__).with_name("published.toml").read_text("utf-8"))
 
 
 def published_figures(definition: Definition, cell: grid.Cell) -> tuple[Mapping[str, Any], str, bool]:

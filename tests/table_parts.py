@@ -9,6 +9,8 @@ from spri_dspy.records import Record
 from spri_dspy.runs import RunDir
 
 STAND_IN = "offline stand-in: not a language model"
+LIVE = "hosted_vllm/m?api_base=http://localhost:1/v1"
+"""A live LM that is never called: the runs of tables with figures are written by hand."""
 
 
 def command(capsys, *argv):
@@ -25,6 +27,12 @@ def rows_file(path, rows):
 
 def planned(definition, path, **asked):
     return tables.plan(definition, grid.Ask(runs=path, **asked))
+
+
+def planned_live(definition, path, **asked):
+    """Cells of live LMs, so that the table shows figures."""
+    judges = {"judges": [LIVE]} if definition.judge else {}
+    return planned(definition, path, bases=[LIVE], **judges, **asked)
 
 
 @contextmanager
