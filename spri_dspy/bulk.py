@@ -34,6 +34,7 @@ from spri_dspy.lms.cache import CallCache, take_over_shards
 from spri_dspy.lms.client import Retry, Scope, failure_kind, use_scope
 from spri_dspy.lms.concurrency import TURN, Limiter, Turn
 from spri_dspy.records import Record, Usage
+from spri_dspy.redaction import error_line
 from spri_dspy.runs import CACHE, RunDir, fingerprint
 from spri_dspy.tasks.example import Example, as_examples
 
@@ -209,14 +210,14 @@ class Work:
         except Exception as error:  # one example's failure is a record, not the end of the run
             if failure_kind(error) == "fatal":
                 raise PrerequisiteError(
-                    f"every example would fail: {_said(error)}; check the LM's key, model and address, then start "
+                    f"every example would fail: {error_line(error)}; check the LM's key, model and address, then start "
                     "the same command again, finished examples are kept"
                 ) from error
             if isinstance(error, UsageError | BudgetSpent):
                 raise
             if isinstance(error, TimeoutError) and self.deadline is not None:
                 error = CallError(f"not finished within the deadline of {self.deadline} s")
-            return Record(**common, error=_said(error), seconds=round(time.monotonic() - start, 3))
+            return Record(**common, error=error_line(error), seconds=round(time.monotonic() - start, 3))
         return Record(**common, **_kept(prediction), seconds=round(time.monotonic() - start, 3))
 
     def keep(self, record: Record) -> None:
@@ -266,12 +267,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return value if value is None or isinstance(value, str | int | float) else str(value)
-
-
-def _said(error: BaseException) -> str:
-    """Name and first line of an error, short: LM errors may hold whole prompts."""
-    lines = str(getattr(error, "message", None) or error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:300].rstrip('.')}"
 
 
 def window_of(program: Any, concurrency: int) -> int:

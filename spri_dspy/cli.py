@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spri_dspy.errors import SpriError, UsageError
+from spri_dspy.redaction import RedactingFormatter, redact, scrub
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,9 +58,9 @@ def _root(
     ] = False,
 ) -> None:
     """Situated principles for every input: run, look, tune."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.DEBUG if verbose else logging.ERROR, format="spri: %(message)s"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter("spri: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.DEBUG if verbose else logging.ERROR)
     logging.getLogger("spri_dspy").setLevel(logging.DEBUG if verbose else logging.WARNING)
 
 
@@ -409,7 +410,7 @@ def _print_json(value: Any) -> None:
 def _say(lines: list[str]) -> None:
     """Talk, one line each whatever is in it: a file's name or an LM's error may hold line breaks."""
     for line in lines:
-        sys.stderr.write(f"spri: {' '.join(line.split())}\n")
+        sys.stderr.write(f"spri: {' '.join(redact(line).split())}\n")
 
 
 def _show_results(records: Any, json_out: bool, in_full: bool) -> None:
@@ -478,6 +479,7 @@ def _main() -> None:
     except Exception as error:
         shown = getattr(error, "format_message", None)
         if shown is None:
+            scrub(error)
             raise
         _say([f"{shown()} (spri --help)"])
         sys.exit(2)

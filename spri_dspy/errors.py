@@ -12,19 +12,24 @@
         ├── UnreadableAnswer  the LM answered, but not in a shape that can be read
         └── ReplayMiss        the recording holds no answer for this prompt
 
-It knows names and messages only. Exit codes are applied by the command line; anything that is not a
-SpriError is a bug and keeps its traceback.
+It knows names and messages only, and takes secrets out of these. Exit codes are applied by the command line; anything
+that is not a SpriError is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from spri_dspy.redaction import redact
+
 
 class SpriError(Exception):
-    """Root of the tree; catch it to catch everything that is raised on purpose."""
+    """Root of the tree; catch it to catch everything that is raised on purpose. Messages hold no secret."""
 
     exit_code = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redact(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class UsageError(SpriError):

@@ -25,6 +25,7 @@ from spri_dspy.bulk import Summary, Work, plain, window_of
 from spri_dspy.errors import PrerequisiteError, SpriError, UsageError
 from spri_dspy.lms.cache import FILE, CallCache, ShardedCache, take_over_shards
 from spri_dspy.records import Record
+from spri_dspy.redaction import error_line
 from spri_dspy.runs import CACHE, RunDir
 from spri_dspy.tasks.example import Example
 
@@ -127,8 +128,8 @@ def _connect(ray: Any, address: str | None) -> None:
     try:
         ray.init(address=address, ignore_reinit_error=True, **settings)
     except Exception as error:  # Ray raises unrelated types for a cluster that is not there
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PrerequisiteError(f"no Ray cluster at {address or 'this machine'}: {said}") from error
+        where = address or "this machine"
+        raise PrerequisiteError(f"no Ray cluster at {where}: {error_line(error)}") from error
 
 
 def _knock(address: str) -> None:
@@ -236,8 +237,7 @@ class Crew:
         if not group:
             self._stillborn += 1
         if self._stillborn > DEATHS:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise PrerequisiteError(f"workers die before they begin: {said}") from error
+            raise PrerequisiteError(f"workers die before they begin: {error_line(error)}") from error
         was_alone = actor == self._apart
         self._bury(actor)
         if was_alone and group:

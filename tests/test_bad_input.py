@@ -111,7 +111,7 @@ BAD_COMMANDS = [
     (
         "run reappraisal --lm base=hosted_vllm/m?api_base=http://me:sk-secret@h/v1",
         2,
-        "no user name or password",
+        "without user name, password or query",
     ),
     ("run reappraisal --lm base=openai/gpt-4o-mini", 3, KEYLESS),
     ("run reappraisal --lm critic=anthropic/claude", 3, "set ANTHROPIC_API_KEY in the environment"),

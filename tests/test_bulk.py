@@ -169,7 +169,7 @@ def test_finished_calls_are_not_paid_again_when_the_server_has_moved(tmp_path, s
     here, there = start_mock(), start_mock()
     _, first = run_into(tmp_path / "run", make_program(here), make_examples(4))
     (tmp_path / "run/records.jsonl").unlink()
-    monkeypatch.setenv("HOSTED_VLLM_API_KEY", "now it wants one")
+    monkeypatch.setenv("HOSTED_VLLM_API_KEY", "sk-now-it-wants-one")
     _, again = run_into(tmp_path / "run", make_program(there, options="&timeout=7"), make_examples(4))
     assert there.stats.received == 0
     assert {r.id: r.outputs for r in again} == {r.id: r.outputs for r in first}
@@ -225,7 +225,7 @@ def test_error_without_a_message_is_still_named(tmp_path):
         raise KeyError
 
     _, (record,) = run_into(tmp_path / "run", Echo(answer), make_examples(1))
-    assert record.error == "KeyError: "
+    assert record.error == "KeyError"
 
 
 def test_failures_in_a_row_stop_the_run_and_a_later_one_goes_on(tmp_path, start_mock):

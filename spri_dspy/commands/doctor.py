@@ -14,6 +14,7 @@ from typing import Any
 from spri_dspy.errors import SpriError
 from spri_dspy.lms.client import Retry, Scope, use_scope
 from spri_dspy.lms.spec import KEY_NAMES, LMSpec, check_roles, load_lm
+from spri_dspy.redaction import error_line, redact
 
 _PACKAGES = ("spri-dspy", "dspy", "litellm", "datasets", "scipy")
 
@@ -45,11 +46,10 @@ def examine(lms: Mapping[str, str]) -> dict[str, Any]:
 
 def _addresses(role: str, spec: LMSpec) -> Iterator[tuple[str, LMSpec]]:
     """An LM with a name for it; one at several addresses is as many."""
-    addresses = [a.strip() for a in str(spec.options.get("api_base", "")).split(",") if a.strip()]
-    if len(addresses) < 2:
+    if len(spec.addresses) < 2:
         yield role, spec
     else:
-        for number, address in enumerate(addresses, 1):
+        for number, address in enumerate(spec.addresses, 1):
             yield f"{role} {number}", LMSpec(spec.model, {**spec.options, "api_base": address})
 
 
@@ -59,11 +59,13 @@ def _try_lm(spec: LMSpec) -> dict[str, Any]:
         with use_scope(Scope(retry=Retry(attempts=1))):
             answer = load_lm(spec)("Answer with the one word: ready")
     except Exception as error:  # whatever is wrong with an LM is what the doctor is asked for
-        lines = str(getattr(error, "message", None) or error).splitlines() or [type(error).__name__]
-        known = "" if isinstance(error, SpriError) else f"{type(error).__name__}: "
-        return {"lm": text, "ok": False, "said": known + lines[0][:200]}
+        return {
+            "lm": text,
+            "ok": False,
+            "said": str(error) if isinstance(error, SpriError) else error_line(error),
+        }
     first = answer[0]
-    said = first if isinstance(first, str) else str(first.get("text") or "")
+    said = redact(first if isinstance(first, str) else str(first.get("text") or ""))
     return {"lm": text, "ok": bool(said.strip()), "said": " ".join(said.split())[:80] or "an empty answer"}
 
 

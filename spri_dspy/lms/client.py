@@ -40,6 +40,7 @@ from spri_dspy.lms.concurrency import is_refusal
 from spri_dspy.lms.health import Health
 from spri_dspy.lms.native import AsyncNativeEngine
 from spri_dspy.lms.spec import CALL, CONNECTION, Call
+from spri_dspy.redaction import error_line, scrub
 
 logger = logging.getLogger(__name__)
 
@@ -238,8 +239,9 @@ class ScopedLM(dspy.LM):
             if all(other.health.is_unfit for other in self.replicas if other is not lm):
                 raise
             if not lm.health.is_unfit:
-                said = getattr(error, "message", error)
-                logger.warning("the address %s is left out, the others go on: %s", lm.address, said)
+                logger.warning(
+                    "the address %s is left out, the others go on: %s", lm.address, error_line(error)
+                )
             lm.health.is_unfit = True
             raise _Elsewhere from error
 
@@ -291,6 +293,7 @@ class ScopedLM(dspy.LM):
                     raise LMProviderError("the answer holds no choice", model=self.model)
                 return _repaired(outputs)
             except Exception as error:
+                scrub(error)
                 if isinstance(error.__cause__, SpriError):
                     raise error.__cause__ from None
                 patient = is_refusal(error) and waited < scope.retry.patience

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 from typing import Any
-from urllib.parse import urlsplit
 
 from dspy.clients.backend_selection import CLIENT_KEYS
 from dspy.clients.lm import _is_openai_reasoning_model
@@ -25,9 +24,10 @@ from spri_dspy.lms.spec import (
     PROVIDER_KEYS,
     SERVER_KEYS,
     LMSpec,
+    check_address,
     current_rollout,
-    without_credentials,
 )
+from spri_dspy.redaction import add_environment, add_secret, redact
 
 _NOT_SENT = ("format", "route", "api_base", "key_env", "max_chars", *PRICES)
 _LITELLM_ONLY = ("top_k", "min_p", "repetition_penalty")
@@ -45,6 +45,7 @@ def make_lm(spec: LMSpec) -> ScopedLM:
 
         lm = replay_lm(spec.model.partition("/")[2])
     else:
+        add_environment()
         lm = _live(spec)
     lm.spec, lm.prompt_style = spec, spec.options.get("format")
     lm.max_chars = spec.options.get("max_chars", MAX_CHARS if spec.prefix in _MODEL_SERVERS else None)
@@ -74,10 +75,8 @@ def _offline(spec: LMSpec) -> ScopedLM:
 
 
 def _live(spec: LMSpec) -> ScopedLM:
-
-    addresses = [a.strip() for a in str(spec.options.get("api_base", "")).split(",") if a.strip()]
-    if len(addresses) > 1:
-        replicas = [_live(LMSpec(spec.model, {**spec.options, "api_base": a})) for a in addresses]
+    if len(spec.addresses) > 1:
+        replicas = [_live(LMSpec(spec.model, {**spec.options, "api_base": a})) for a in spec.addresses]
         replicas[0].replicas = tuple(replicas)
         return replicas[0]
     if _is_own(spec):
@@ -98,7 +97,7 @@ def _live(spec: LMSpec) -> ScopedLM:
     except Exception as error:
         raise UsageError(f"DSPy refuses the LM {spec}: {error}") from error
     lm.timeout = settings["timeout"]
-    lm.address = without_credentials(addresses[0]) if addresses else None
+    lm.address = redact(spec.addresses[0]) if spec.addresses else None
     return lm
 
 
@@ -128,13 +127,28 @@ def _client(spec: LMSpec) -> dict[str, str]:
     """Settings of the connection to a provider, once its key is known to be there."""
     own_key = spec.options.get("key_env")
     either = (own_key,) if own_key else PROVIDER_KEYS.get(spec.prefix, ())
-    if either and not any(os.environ.get(name) for name in either):
+    if either and not [name for name in either if _key(name)]:
         raise PrerequisiteError(f"{spec.model} needs a key: set {' or '.join(either)} in the environment")
     missing = () if either else _missing_by_litellm(spec)
     if missing:
         raise PrerequisiteError(f"{spec.model} needs a key: set {' and '.join(missing)} in the environment")
-    client = {"api_base": _address(spec.options["api_base"])} if "api_base" in spec.options else {}
-    return client | ({"api_key": os.environ[own_key]} if own_key else {})
+    client = {"api_base": check_address(spec.options["api_base"])} if "api_base" in spec.options else {}
+    return client | ({"api_key": _key(own_key)} if own_key else {})
+
+
+def _key(variable: str) -> str:
+    """The key in an environment variable, "" if there is none; no text shows it from now on.
+
+    Raises:
+        PrerequisiteError: no server could be sent it.
+    """
+    key = os.environ.get(variable, "")
+    add_secret(key)
+    if not all("!" <= character <= "~" for character in key):
+        raise PrerequisiteError(
+            f"the key in {variable} holds a space, a line break or another character that no key has: set it again"
+        )
+    return key
 
 
 def _missing_by_litellm(spec: LMSpec) -> list[str]:
@@ -148,30 +162,11 @@ def _missing_by_litellm(spec: LMSpec) -> list[str]:
             "LM provider", spec.prefix, set(known), "Every provider that LiteLLM knows works too"
         )
     start = spec.prefix.partition("_")[0].upper()  # LiteLLM takes several names for a key, and tells one
-    likely = (n for n in os.environ if n.startswith(start) and n.endswith(("KEY", "TOKEN")))
-    if spec.prefix in _AMBIENT or any(likely):
+    likely = [n for n in os.environ if n.startswith(start) and n.endswith(("KEY", "TOKEN"))]
+    if [n for n in likely if _key(n)] or spec.prefix in _AMBIENT:
         return []
     given = {f"{spec.prefix}_{name}".upper() for name in ("api_base", "api_version") if name in spec.options}
     return [n for n in litellm.validate_environment(spec.model).get("missing_keys", ()) if n not in given]
-
-
-def _address(base: str) -> str:
-    """The address if it is one.
-
-    Raises:
-        UsageError: it is no http(s) address.
-    """
-    try:
-        parts = urlsplit(base)
-        fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        fine = False
-    if not fine:
-        shown = base.rpartition("@")[2]
-        raise UsageError(
-            f"api_base must be an http(s) address such as http://localhost:8000/v1, not {shown!r}"
-        )
-    return base.rstrip("/")
 
 
 def _own_address(spec: LMSpec) -> tuple[str, str, dict[str, Any]]:
@@ -180,19 +175,14 @@ def _own_address(spec: LMSpec) -> tuple[str, str, dict[str, Any]]:
     base = base or _DEFAULT_ADDRESS.get(spec.prefix, "")
     if not base:
         raise PrerequisiteError(f"{spec.model} needs its server's address: add ?api_base=http://HOST:PORT/v1")
-    base = _address(base)
-    if urlsplit(base).username:
-        raise UsageError(
-            f"an api_base holds no user name or password, write {without_credentials(base)} and put a key into "
-            f"the environment ({SERVER_KEYS[spec.prefix]})"
-        )
+    base = check_address(base)
     if spec.prefix.startswith("ollama") and not base.endswith("/v1"):
         base += "/v1"
     key_env = spec.options.get("key_env", SERVER_KEYS[spec.prefix])
-    if "key_env" in spec.options and not os.environ.get(key_env):
+    if not _key(key_env) and "key_env" in spec.options:
         raise PrerequisiteError(f"{spec.model} needs a key: set {key_env} in the environment")
     if _engine(spec) == "litellm":
-        key = os.environ.get(key_env) or "none"
+        key = _key(key_env) or "none"
         return f"openai/{spec.model.partition('/')[2]}", "litellm", {"api_base": base, "api_key": key}
     name = _register(base, key_env)
     return f"{name}/{spec.model.partition('/')[2]}", _engine(spec), {}
@@ -209,7 +199,7 @@ def _register(base: str, key_env: str) -> str:
         register_provider,
     )
 
-    keyed = bool(os.environ.get(key_env))  # DSPy takes a key's name or a placeholder for it, never both
+    keyed = bool(_key(key_env))  # DSPy takes a key's name or a placeholder for it, never both
     name = "own-" + hashlib.sha256(f"{base} {key_env} {keyed}".encode()).hexdigest()[:10]
     access = AccessPolicy(
         provider=name,

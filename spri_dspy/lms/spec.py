@@ -13,13 +13,15 @@ Keys come from the environment and stay there. It knows no task and no prompt; `
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from spri_dspy.errors import UnknownNameError, UsageError
+from spri_dspy.redaction import add_secret, redact
 
 if TYPE_CHECKING:
     import dspy
@@ -145,10 +147,15 @@ class LMSpec:
         kept = {k: v for k, v in sorted(self.options.items()) if k not in CONNECTION}
         return str(LMSpec(self.model, kept))
 
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses of its servers, none for a provider's own."""
+        return [a.strip() for a in str(self.options.get("api_base", "")).split(",") if a.strip()]
+
     def __str__(self) -> str:
-        """The string again, with any user name and password of the address left out."""
-        shown = {k: _shown_addresses(v) if k == "api_base" else v for k, v in self.options.items()}
-        return self.model + ("?" + "&".join(f"{k}={v}" for k, v in shown.items()) if shown else "")
+        """The string again; a token in the path of an address is left out."""
+        options = "&".join(f"{name}={value}" for name, value in self.options.items())
+        return redact(f"{self.model}?{options}" if options else self.model)
 
 
 def parse_lm(text: str) -> LMSpec:
@@ -180,6 +187,9 @@ def _option(model: str, name: str, value: str) -> Any:
     for choice, allowed in (("format", FORMATS), ("route", ROUTES)):
         if name == choice and value not in allowed:
             raise UnknownNameError(f"{choice} of an LM", value, allowed)
+    if name == "api_base":
+        for address in value.split(","):
+            check_address(address.strip())
     if name in _WORDS:
         return value
     try:
@@ -213,14 +223,31 @@ def load_lm(text: str | LMSpec | dspy.LM) -> dspy.LM:
     return make_lm(parse_lm(text) if isinstance(text, str) else text)
 
 
-def _shown_addresses(addresses: str) -> str:
-    return ",".join(without_credentials(address) for address in addresses.split(","))
+def check_address(address: str) -> str:
+    """The address without a slash at its end; what looks like a token in its path is kept out of texts from now on.
 
-
-def without_credentials(address: str) -> str:
-    """The address without a user name and password."""
-    parts = urlsplit(address)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    Raises:
+        UsageError: it is no http(s) address, or holds more than a host, a port and a path.
+    """
+    try:
+        parts = urlsplit(address)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address, parts = False, urlsplit("")
+    shown = redact(re.split("[?#]", address.rpartition("@")[2])[0])
+    if not is_address:
+        raise UsageError(
+            f"api_base must be an http(s) address such as http://localhost:8000/v1, not {shown!r}"
+        )
+    if re.search("[@?#]", address):
+        raise UsageError(
+            f"an api_base is an address alone, without user name, password or query: leave out what is before or after "
+            f"{shown!r}, put a key into the environment and name its variable: key_env=NAME"
+        )
+    for part in parts.path.split("/"):
+        if len(part) >= 20 and part.isascii() and not (part.isalpha() or part.isdigit()):
+            add_secret(part)
+    return address.rstrip("/")
 
 
 def check_roles(lms: Mapping[str, str]) -> dict[str, LMSpec]:
@@ -233,3 +260,24 @@ def check_roles(lms: Mapping[str, str]) -> dict[str, LMSpec]:
         if role not in ROLES:
             raise UnknownNameError("role", role, ROLES)
     return {role: parse_lm(text) for role, text in lms.items()}
+
+
+def check_offline_roles(specs: Mapping[str, LMSpec]) -> None:
+    """Refuse to let the offline LM score what a real one is paid for.
+
+    Only a real base is looked at: answers of the offline base may be scored by anything. A replayed run is real.
+
+    Args:
+        specs: the LMs that will be asked, by role, defaults filled in.
+
+    Raises:
+        UsageError: the base is real, and its critic or its judge is the offline LM.
+    """
+    base = specs.get("base")
+    offline = [role for role in ("critic", "judge") if role in specs and specs[role].prefix == "offline"]
+    if base is not None and base.prefix != "offline" and offline:
+        name = " and ".join(offline)
+        raise UsageError(
+            f"the {name} would be the offline LM, whose scores say nothing about {base.model}: pass "
+            + " ".join(f"--lm {role}=PROVIDER/MODEL" for role in offline)
+        )

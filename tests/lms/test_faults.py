@@ -180,12 +180,12 @@ def test_fatal_answer_stops_the_run_at_once_and_keeps_what_is_finished(tmp_path,
 
 
 def test_wrong_key_stops_the_run_and_the_right_one_goes_on(tmp_path, start_mock, monkeypatch):
-    mock = start_mock(MockConfig(api_key="the right one"))
-    monkeypatch.setenv("HOSTED_VLLM_API_KEY", "a wrong one")
+    mock = start_mock(MockConfig(api_key="sk-the-right-one"))
+    monkeypatch.setenv("HOSTED_VLLM_API_KEY", "sk-a-wrong-one")
     with pytest.raises(PrerequisiteError, match="LMAuthError") as stopped:
         run_against(mock, tmp_path / "run", 3)
-    assert "a wrong one" not in str(stopped.value)
-    monkeypatch.setenv("HOSTED_VLLM_API_KEY", "the right one")
+    assert "sk-a-wrong-one" not in str(stopped.value)
+    monkeypatch.setenv("HOSTED_VLLM_API_KEY", "sk-the-right-one")
     summary, _ = run_against(mock, tmp_path / "run", 3)
     assert (summary.done, summary.failed) == (3, 0)
 

@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 import spri_dspy as spri
-from spri_dspy.lms.spec import DEFAULTS, KEY_NAMES, MAX_CHARS, ROLES, LMSpec, check_roles, load_lm, parse_lm
+from spri_dspy.lms.spec import (
+    DEFAULTS,
+    KEY_NAMES,
+    MAX_CHARS,
+    ROLES,
+    LMSpec,
+    check_offline_roles,
+    check_roles,
+    load_lm,
+    parse_lm,
+)
 from tests.factories import make_task
 from tests.servers.openai_mock import MockConfig
 
@@ -101,7 +111,6 @@ def test_keys_in_a_string_are_refused_and_not_repeated(name):
     [
         f"hosted_vllm/m?api_base={ADDRESS}&temperature=hot",
         f"hosted_vllm/m?api_base={ADDRESS}&nonsense=1",
-        f"hosted_vllm/m?api_base={ADDRESS}&route=native&top_k=3",
         f"nowhere ?api_base={ADDRESS}",
         "hosted_vllm/m?api_base=user:secret@gpu-1:8000/v1",
         "hosted_vllm/m?api_base=http://user:secret@[gpu-1/v1",
@@ -116,9 +125,50 @@ def test_refusals_never_show_a_password(text):
     assert "secret" not in str(refused.value)
 
 
-def test_specs_show_no_user_and_no_password():
-    spec = parse_lm(f"hosted_vllm/m?api_base={ADDRESS}&temperature=0.1")
-    assert str(spec) == "hosted_vllm/m?api_base=http://gpu-1:8000/v1&temperature=0.1"
+@pytest.mark.parametrize(
+    "provider", ["groq", "anthropic", "gemini", "openai", "hosted_vllm", "azure", "mistral"]
+)
+@pytest.mark.parametrize(
+    "address",
+    [
+        ADDRESS,
+        "https://secret@gpu-1/v1",
+        "http://gpu-1/v1?key=secret",
+        "http://gpu-1/v1%3Fapi-version=1%26key=secret",
+        "http://gpu-1:1/secret@gpu-2/v1",
+        "http://gpu-1/v1%23secret",
+        f"http://gpu-2/v1,{ADDRESS}",
+    ],
+)
+def test_addresses_with_credentials_or_a_query_are_refused_for_every_provider(provider, address):
+    with pytest.raises(spri.UsageError, match="an api_base is an address alone") as refused:
+        parse_lm(f"{provider}/m?api_base={address}")
+    assert "secret" not in str(refused.value)
+
+
+def test_specs_show_no_token_in_the_path_of_an_address():
+    spec = parse_lm("hosted_vllm/m?api_base=http://gpu-1:8000/t/0a1B2c3D4e5F6a7B8c9D/v1&temperature=0.1")
+    assert str(spec) == "hosted_vllm/m?api_base=http://gpu-1:8000/t/[redacted]/v1&temperature=0.1"
+
+
+@pytest.mark.parametrize("key", ["sk-one\nsk-two", "sk one", "sk-\x1b[0m1", "sk-é", "sk-one\n", "“sk-one”"])
+@pytest.mark.parametrize(
+    ("text", "variable"),
+    [
+        ("openai/gpt-4o-mini", "OPENAI_API_KEY"),
+        ("openai/gpt-4o-mini?key_env=MY_KEY", "MY_KEY"),
+        ("gemini/g", "GOOGLE_API_KEY"),
+        ("hosted_vllm/m?api_base=http://127.0.0.1:1/v1", "HOSTED_VLLM_API_KEY"),
+        ("mistral/m", "MISTRAL_API_KEY"),
+    ],
+)
+def test_malformed_keys_are_refused_before_any_call(text, variable, key, monkeypatch):
+    monkeypatch.setenv(variable, key)
+    with pytest.raises(
+        spri.PrerequisiteError, match=f"the key in {variable} holds a space, a line break"
+    ) as no:
+        load_lm(text)
+    assert "sk" not in str(no.value) and "\n" not in str(no.value)
 
 
 def test_providers_are_listed_when_one_is_unknown():
@@ -305,6 +355,46 @@ def test_specs_load_like_their_strings():
 def test_stand_in_refuses_what_it_is_not(text):
     with pytest.raises(spri.UsageError):
         load_lm(text)
+
+
+REAL, OFFLINE = "openai/gpt-4o-mini", "offline?seed=1"
+
+
+@pytest.mark.parametrize(
+    ("lms", "named"),
+    [
+        ({"base": REAL, "critic": OFFLINE}, r"the critic would .*pass --lm critic=PROVIDER/MODEL$"),
+        (
+            {"base": REAL, "critic": REAL, "judge": OFFLINE},
+            r"the judge would .*pass --lm judge=PROVIDER/MODEL$",
+        ),
+        ({"base": "replay/runs/a", "judge": OFFLINE}, "the judge would be the offline LM"),
+        (
+            {"base": REAL, "critic": OFFLINE, "judge": OFFLINE},
+            "the critic and judge would .*--lm critic=PROVIDER/MODEL --lm judge=PROVIDER/MODEL",
+        ),
+    ],
+)
+def test_what_a_real_lm_wrote_is_not_scored_by_the_offline_lm(lms, named):
+    with pytest.raises(spri.UsageError, match=named) as refused:
+        check_offline_roles(check_roles(lms))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "lms",
+    [
+        {},
+        {"base": OFFLINE},
+        {"base": OFFLINE, "critic": OFFLINE, "judge": OFFLINE},
+        {"base": REAL},
+        {"base": REAL, "critic": REAL, "judge": "replay/runs/a"},
+        {"base": OFFLINE, "judge": REAL},
+        {"judge": OFFLINE},
+    ],
+)
+def test_all_offline_or_all_real_or_a_real_judge_alone_is_fine(lms):
+    check_offline_roles(check_roles(lms))
 
 
 def test_roles_are_checked():
