@@ -19,6 +19,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 if TYPE_CHECKING:
     from spri_dspy.bulk import arun_bulk, run_bulk
+    from spri_dspy.critique_refine import CritiqueRefine
     from spri_dspy.errors import (
         CallError,
         DataError,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from spri_dspy.lms.spec import load_lm
     from spri_dspy.parsing import read_score
     from spri_dspy.predict import RolePredict
-    from spri_dspy.program import SPRI, CritiqueRefine
+    from spri_dspy.program import SPRI, load_program
     from spri_dspy.records import Estimate, Record, Round, Score, Usage, Verdict
     from spri_dspy.runs import RunDir
     from spri_dspy.tasks import Task, load_task
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Budget": "lms.budget",
     "CallError": "errors",
-    "CritiqueRefine": "program",
+    "CritiqueRefine": "critique_refine",
     "DataError": "errors",
     "Estimate": "records",
     "LeakError": "errors",
@@ -72,6 +73,7 @@ _HOME = {
     "load_judge": "judges",
     "load_lm": "lms.spec",
     "load_metric": "tuning.metrics",
+    "load_program": "program",
     "load_task": "tasks",
     "read_score": "parsing",
     "run_bulk": "bulk",
@@ -107,6 +109,7 @@ __all__ = [  # noqa: RUF022 - sorted as a menu, case-sensitively
     "load_judge",
     "load_lm",
     "load_metric",
+    "load_program",
     "load_task",
     "read_score",
     "run_bulk",

@@ -396,3 +396,9 @@ def style(name: str) -> Any:
     if name not in STYLES:
         raise UnknownNameError("prompt style", name, STYLES)
     return STYLES[name]
+
+
+def adapter_of(lm: Any) -> Any:
+    """The adapter that an LM's calls go through: of its own prompt style, else the one DSPy is configured with."""
+    stated = getattr(lm, "prompt_style", None)
+    return style(stated) if stated else dspy.settings.adapter or STYLES["chat"]

@@ -20,6 +20,7 @@ from typing import Any
 
 import dspy
 
+from spri_dspy import runs
 from spri_dspy.errors import (
     BudgetSpent,
     CallError,
@@ -33,9 +34,10 @@ from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.cache import CallCache, take_over_shards
 from spri_dspy.lms.client import Retry, Scope, failure_kind, use_scope
 from spri_dspy.lms.concurrency import TURN, Limiter, Turn
+from spri_dspy.program import fingerprint, models_of, settings_of
 from spri_dspy.records import Record, Usage
 from spri_dspy.redaction import error_line
-from spri_dspy.runs import CACHE, RunDir, fingerprint
+from spri_dspy.runs import CACHE, RunDir
 from spri_dspy.tasks.example import Example, as_examples
 
 FUSE_SHARE, FUSE_LEAST, FUSE_WINDOW = 0.5, 20, 100
@@ -73,8 +75,11 @@ def run_bulk(program: Any, examples: Iterable[Any], run: RunDir | str | Path, **
         RunMismatchError: the path holds a run of another program, with other LMs, or of other inputs.
     """
     if not isinstance(run, RunDir):
-        models = {getattr(p, "role", "lm"): _lm_name(p.lm) for p in _predictors(program)}
-        made = {"program": fingerprint(program.dump_state()), "models": models}
+        made = {
+            "program": fingerprint(program),
+            "settings": settings_of(program),
+            "models": models_of(program),
+        }
         with RunDir.create(run, made) as directory:
             same = _same_inputs(examples_for(program, examples), directory)
             return run_bulk(program, same, directory, **settings)
@@ -310,12 +315,6 @@ def _predictors(program: Any) -> list[Any]:
     return [predictor for _, predictor in found if getattr(predictor, "lm", None) is not None]
 
 
-def _lm_name(lm: Any) -> str:
-    """The LM without how it is reached; of one that `load_lm` did not make, its model."""
-    spec = getattr(lm, "spec", None)
-    return spec.identity if spec else lm.model
-
-
 def _lms(program: Any) -> list[Any]:
     return list({id(p.lm): p.lm for p in _predictors(program)}.values())
 
@@ -334,10 +333,10 @@ def _same_inputs(examples: Iterable[Example], run: RunDir) -> Iterator[Example]:
     Raises:
         RunMismatchError: an example of this id was run with other inputs.
     """
-    finished = {record.id: hash(fingerprint(record.inputs)) for record in run.records()}
+    finished = {record.id: hash(runs.fingerprint(record.inputs)) for record in run.records()}
     for example in examples:
         known = finished.get(example.id)
-        if known is not None and known != hash(fingerprint(plain(example.input_values))):
+        if known is not None and known != hash(runs.fingerprint(plain(example.input_values))):
             raise RunMismatchError(
                 f"{run.path} holds another run: example {example.id!r} had other inputs there; name another directory, "
                 "or give the examples ids of their own"

@@ -11,17 +11,19 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-from spri_dspy.adapters import style
+from spri_dspy.adapters import adapter_of
 from spri_dspy.errors import UnreadableAnswer, UsageError
+from spri_dspy.evidence import current
 from spri_dspy.lms.client import forget
 from spri_dspy.lms.spec import CALL, Call, load_lm
 from spri_dspy.nearest import Embedder, nearest
 from spri_dspy.records import Usage
+from spri_dspy.trampoline import adrive, drive
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ class RolePredict(dspy.Predict):
         embed: what nearness is told by, TF-IDF if None; see `nearest.Embedder`. Not saved.
 
     Calls take the signature's inputs and two more keywords: `group`, the example's group (demos of other groups
-    are left out), and `rollout`, 0 for the first sample. The prediction carries `call_usage` (records.Usage).
+    are left out), and `rollout`, 0 for the first sample.
 
     Raises:
         UnreadableAnswer: none of the samples could be read (3 LM calls at most).
@@ -78,59 +80,44 @@ class RolePredict(dspy.Predict):
 
     def forward(self, **kwargs: Any) -> dspy.Prediction:
         """One readable answer."""
-        plan = self._plan(kwargs)
-        try:
-            step = next(plan)
-            while True:
-                with _surroundings(*step[:2]):
-                    try:
-                        answer = super().forward(**step[2])
-                    except AdapterParseError as error:
-                        answer = error
-                step = plan.send(answer)
-        except StopIteration as stop:
-            return stop.value
+
+        def ask(step: _Step) -> dspy.Prediction:
+            with _Surroundings(step.call, step.adapter):
+                return super(RolePredict, self).forward(**step.arguments)
+
+        return drive(self._plan(kwargs), ask)
 
     async def aforward(self, **kwargs: Any) -> dspy.Prediction:
         """One readable answer, without blocking."""
-        plan = self._plan(kwargs)
-        try:
-            step = next(plan)
-            while True:
-                with _surroundings(*step[:2]):
-                    try:
-                        answer = await super().aforward(**step[2])
-                    except AdapterParseError as error:
-                        answer = error
-                step = plan.send(answer)
-        except StopIteration as stop:
-            return stop.value
 
-    def _plan(
-        self, kwargs: dict[str, Any]
-    ) -> Generator[tuple[Call, Any, dict[str, Any]], dspy.Prediction | AdapterParseError, dspy.Prediction]:
-        """One plan for both ways of calling: yields (call, adapter, arguments) until an answer can be read."""
+        async def ask(step: _Step) -> dspy.Prediction:
+            with _Surroundings(step.call, step.adapter):
+                return await super(RolePredict, self).aforward(**step.arguments)
+
+        return await adrive(self._plan(kwargs), ask)
+
+    def _plan(self, kwargs: dict[str, Any]) -> Generator[_Step, dspy.Prediction, dspy.Prediction]:
+        """Yield calls, receive predictions, until an answer can be read."""
         group, rollout = kwargs.pop("group", None), kwargs.pop("rollout", 0)
         lm = kwargs.pop("lm", None) or self.lm or dspy.settings.lm or _offline()
         demos = _whole(self._shown(kwargs.pop("demos", self.demos), group, kwargs), self.signature)
-        config, used, keys = kwargs.pop("config", {}), Usage(), list[str]()
-        stated = getattr(lm, "prompt_style", None)
-        adapter = style(stated) if stated else dspy.settings.adapter or style("chat")
-        answer: dspy.Prediction | AdapterParseError | None = None
+        config, keys, text = kwargs.pop("config", {}), list[str](), ""
+        adapter = adapter_of(lm)
         for sample in range(ASK_AGAIN + 1):
             number = rollout * (ASK_AGAIN + 1) + sample
             call = Call(self.stage_name, self.role, number, outer=dspy.settings.usage_tracker)
             fresh = _new_sample(lm, number) if number else {}
-            answer = yield call, adapter, {**kwargs, "lm": lm, "demos": demos, "config": {**config, **fresh}}
-            used += Usage(call.made, call.cached, call.input_tokens, call.output_tokens)
+            arguments = {**kwargs, "lm": lm, "demos": demos, "config": {**config, **fresh}}
+            try:
+                return (yield _Step(call, adapter, arguments))
+            except AdapterParseError as error:
+                text = str(error.lm_response or "")
+                logger.debug("%s: unreadable answer, sample %d", self.stage_name, sample + 1)
+            finally:
+                used = Usage(call.made, call.cached, call.input_tokens, call.output_tokens)
+                current().add_usage(self.role, used)
             keys += call.keys
-            if isinstance(answer, dspy.Prediction):
-                answer.__dict__["call_usage"] = used
-                return answer
-            logger.debug("%s: unreadable answer, sample %d", self.stage_name, sample + 1)
-        assert isinstance(answer, AdapterParseError)
         forget(keys)  # or a later try of this example would be given the same unreadable answers
-        text = str(answer.lm_response or "")
         shown = text[:80] + ("..." if len(text) > 80 else "")
         raise UnreadableAnswer(
             f"{self.stage_name}: no readable answer in {ASK_AGAIN + 1} samples; last: {shown!r}", text
@@ -157,22 +144,54 @@ class RolePredict(dspy.Predict):
         return {**dspy.Predict.dump_state(twin, json_mode=json_mode), "show": self.show}
 
     def load_state(self, state: dict[str, Any], *, allow_unsafe_lm_state: bool = False) -> RolePredict:
-        """Take over instructions, field descriptions and demos; the LM stays.
+        """Take over instructions, field descriptions, demos and which are shown; the LM stays.
 
         Raises:
-            UsageError: the state belongs to a signature with other fields.
+            UsageError: it is no saved predictor, or that of a signature with other fields.
         """
+        self._check_saved(state)
+        lm = self.lm
+        kept = {name: value for name, value in state.items() if name in _SAVED}
+        super().load_state({**kept, "lm": None}, allow_unsafe_lm_state=False)
+        self.lm = lm
+        return self
+
+    def _check_saved(self, state: Any) -> None:
+        """Refuse a state of another shape, whatever it is."""
+        wrong = _wrong_part(state)
+        if wrong:
+            raise UsageError(f"the saved {self.stage_name} is no predictor's: {wrong}")
         saved = len(state["signature"]["fields"])
         if saved != len(self.signature.fields):
             raise UsageError(
                 f"the saved {self.stage_name} has {saved} fields, this program's has {list(self.signature.fields)}: "
                 "it was saved for another task or version"
             )
-        lm = self.lm
         check_show(state.get("show", "group"))
-        super().load_state({**state, "lm": None}, allow_unsafe_lm_state=False)
-        self.lm = lm
-        return self
+
+
+_SAVED = ("traces", "train", "demos", "signature", "show")
+"""What of a saved predictor is taken over; anything else in a file could replace its methods."""
+
+
+def _wrong_part(state: Any) -> str | None:
+    """Which part of a saved predictor has the wrong shape, None if it is sound."""
+    signature = state.get("signature") if isinstance(state, dict) else None
+    if not isinstance(signature, dict):
+        return "it has no signature"
+    if not isinstance(signature.get("instructions"), str):
+        return "its instructions are no text"
+    fields, demos = signature.get("fields"), state.get("demos", [])
+    texts = ("prefix", "description")
+    if not _all_dicts(fields) or not all(isinstance(each.get(n), str) for each in fields for n in texts):
+        return "its fields have no prefix and description"
+    if not _all_dicts(demos) or not all(_all_dicts(state.get(n, [])) for n in ("traces", "train")):
+        return "its demos are no list of examples"
+    return None if isinstance(state.get("show", "group"), str) else "its show is no text"
+
+
+def _all_dicts(value: Any) -> TypeGuard[list[dict[str, Any]]]:
+    return isinstance(value, list) and all(isinstance(each, dict) for each in value)
 
 
 def check_show(show: str) -> str:
@@ -199,13 +218,10 @@ def _whole(demos: list[Any], signature: type[dspy.Signature]) -> list[Any]:
     return [demo for demo in demos if all(demo.get(name, "") is not None for name in signature.output_fields)]
 
 
-def usage_of(prediction: dspy.Prediction) -> Usage:
-    """What a prediction of a RolePredict cost."""
-    return prediction.__dict__.get("call_usage", Usage(calls=1))
-
-
-def _surroundings(call: Call, adapter: Any) -> _Surroundings:
-    return _Surroundings(call, adapter)
+class _Step(NamedTuple):
+    call: Call
+    adapter: Any
+    arguments: dict[str, Any]
 
 
 class _Surroundings:

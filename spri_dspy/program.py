@@ -1,27 +1,28 @@
-"""The method: draft, critique, refine until accepted; once for principles, once for the response.
+"""Programs that answer a task's inputs, SPRI first, and what tells a program from another and brings it back.
 
-CritiqueRefine is one such loop, SPRI is two of them. One plan, a generator of (predictor, arguments), drives
-synchronous and asynchronous calls alike. Source: SPRI (Zhan et al., ICML 2025), see paper.md section 1.
+SPRI is two critique-refine loops: one for principles, one for a response that follows them. Source: SPRI (Zhan et al.,
+ICML 2025), see paper.md section 1.
 
 It knows no task and no model: a task brings signatures and seeds, roles bring LMs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import dspy
 
+from spri_dspy import runs
+from spri_dspy.adapters import ChatStyle, adapter_of
+from spri_dspy.critique_refine import CritiqueRefine, Outcome, Plan, arun_plan, run_plan
 from spri_dspy.errors import UsageError
 from spri_dspy.lms.spec import load_lm
-from spri_dspy.predict import ASK_AGAIN, RolePredict, check_show, usage_of
-from spri_dspy.records import Round, StopReason, Usage, Verdict
-from spri_dspy.signatures import Stages, candidate_field
-
-Step = tuple[RolePredict, dict[str, Any]]
-Plan = Generator[Step, dspy.Prediction, Any]
+from spri_dspy.predict import check_show, demos_of_group
+from spri_dspy.signatures import Stages
 
 
 class ProgramTask(Protocol):
@@ -41,127 +42,6 @@ class ProgramTask(Protocol):
     def seeds(self) -> tuple[Mapping[str, Any], ...]:
         """Its seed principles: rows with the inputs, `principles`, and a `group` if there are groups."""
         ...
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one loop ended.
-
-    Attributes:
-        value: the candidate that stands, of the type of the signature's output field.
-        score: its verdict's score, None if it has none.
-    """
-
-    value: Any
-    score: int | None
-    stop_reason: StopReason
-    trace: tuple[Round, ...]
-
-
-class CritiqueRefine(dspy.Module):
-    """Draft a candidate, have it judged, refine it by the feedback, until the gate or the last round.
-
-    Args:
-        generate, critique, refine: signatures. `generate` and `refine` have one output field each; `critique`
-            takes the candidate under `generate`'s output name and returns `feedback` and `score`.
-        accept_at: the score that ends the loop, 1 to 5. 6 can never be reached: every round is used.
-        max_critiques: critiques of different candidates, at least 1; refinements are at most one fewer.
-        keep: "best" returns the highest-scored candidate (the latest of equals), "last" the last one.
-        on_unscored: "ask_again" samples the critic anew, at most twice a critique, then stops as "unscored";
-            "stop" stops at once.
-        stage: name in traces; the candidate's field name by default.
-
-    At most 1 + max_critiques * 3 + (max_critiques - 1) LM calls, plus new samples of unreadable answers.
-    """
-
-    def __init__(
-        self,
-        generate: type[dspy.Signature],
-        critique: type[dspy.Signature],
-        refine: type[dspy.Signature],
-        *,
-        accept_at: int = 4,
-        max_critiques: int = 4,
-        keep: Literal["best", "last"] = "best",
-        on_unscored: Literal["ask_again", "stop"] = "ask_again",
-        stage: str | None = None,
-    ) -> None:
-        super().__init__()
-        if not 1 <= accept_at <= 6 or max_critiques < 1:
-            raise UsageError(
-                f"accept_at must be 1 to 6 and max_critiques at least 1, not {accept_at} and {max_critiques}"
-            )
-        if keep not in ("best", "last") or on_unscored not in ("ask_again", "stop"):
-            raise UsageError(
-                f"keep is best or last, on_unscored ask_again or stop, not {keep!r} and {on_unscored!r}"
-            )
-        self.candidate, self.improved = candidate_field(generate), candidate_field(refine)
-        self.stage = stage or self.candidate
-        self.generate = RolePredict(generate, role="base", stage=f"generate_{self.stage}")
-        self.critique = RolePredict(critique, role="critic", stage=f"critique_{self.stage}")
-        self.refine = RolePredict(refine, role="base", stage=f"refine_{self.stage}")
-        self.accept_at, self.max_critiques, self.keep, self.on_unscored = (
-            accept_at,
-            max_critiques,
-            keep,
-            on_unscored,
-        )
-
-    def plan(self, inputs: Mapping[str, Any], group: str | None = None) -> Plan:
-        """Yield (predictor, arguments), receive predictions, return an Outcome."""
-        draft = yield self.generate, _arguments(self.generate, inputs, group)
-        value = draft[self.candidate]
-        seen: list[tuple[Any, int | None]] = []
-        trace: list[Round] = []
-        for number in range(1, self.max_critiques + 1):
-            verdict = yield from self._judge({**inputs, self.candidate: value}, value, group, trace)
-            seen.append((value, verdict.score))
-            if verdict.score is None:
-                return self._outcome(seen, "unscored", trace)
-            if verdict.score >= self.accept_at:
-                return self._outcome(seen, "accepted", trace)
-            if number < self.max_critiques:
-                known = {**inputs, self.candidate: value, "feedback": verdict.feedback}
-                refined = yield self.refine, _arguments(self.refine, known, group)
-                value = refined[self.improved]
-        return self._outcome(seen, "exhausted", trace)
-
-    def _judge(
-        self, known: Mapping[str, Any], value: Any, group: str | None, trace: list[Round]
-    ) -> Generator[Step, dspy.Prediction, Verdict]:
-        """Critique one candidate, asking again while no score can be read."""
-        samples = 1 + (ASK_AGAIN if self.on_unscored == "ask_again" else 0)
-        verdict = Verdict("", None)
-        for attempt in range(samples):
-            judged = yield self.critique, {**_arguments(self.critique, known, group), "rollout": attempt}
-            verdict = Verdict(judged["feedback"] or "", judged["score"])
-            trace.append(Round(self.stage, str(value), verdict, attempt))
-            if verdict.score is not None:
-                break
-        return verdict
-
-    def _outcome(self, seen: list[tuple[Any, int | None]], reason: StopReason, trace: list[Round]) -> Outcome:
-        value, score = seen[-1]
-        if self.keep == "best":
-            value, score = max(reversed(seen), key=lambda candidate: candidate[1] or 0)
-        return Outcome(value, score, reason, tuple(trace))
-
-    def forward(self, group: str | None = None, **inputs: Any) -> dspy.Prediction:
-        """Run the loop: the candidate under its own name, `score`, `stop_reason`, `trace`, `usage`."""
-        return self._prediction(*_drive(self.plan(inputs, group)))
-
-    async def aforward(self, group: str | None = None, **inputs: Any) -> dspy.Prediction:
-        """The same, without blocking."""
-        return self._prediction(*await _adrive(self.plan(inputs, group)))
-
-    def _prediction(self, outcome: Outcome, usage: dict[str, Usage]) -> dspy.Prediction:
-        return dspy.Prediction(
-            **{self.candidate: outcome.value},
-            score=outcome.score,
-            stop_reason=outcome.stop_reason,
-            trace=list(outcome.trace),
-            usage=usage,
-        )
 
 
 class Program(dspy.Module):
@@ -200,11 +80,11 @@ class Program(dspy.Module):
             UsageError: an input is missing or unknown.
             UnreadableAnswer: an LM gave nothing that can be read.
         """
-        return _prediction(*_drive(self.plan(inputs, self._check(inputs, group))))
+        return run_plan(self.plan(inputs, self._check(inputs, group)))
 
     async def aforward(self, group: str | None = None, **inputs: Any) -> dspy.Prediction:
         """Answer one input without blocking."""
-        return _prediction(*await _adrive(self.plan(inputs, self._check(inputs, group))))
+        return await arun_plan(self.plan(inputs, self._check(inputs, group)))
 
     def check(self, inputs: Mapping[str, Any], group: str | None = None) -> None:
         """Refuse inputs that a call would refuse, without calling an LM.
@@ -246,13 +126,16 @@ class Program(dspy.Module):
         return next((p.lm for p, role in roles if role == "base"), None)
 
     def load_state(self, state: dict[str, Any], *, allow_unsafe_lm_state: bool = False) -> None:
-        """Take over saved prompts and demos; LMs stay as they are set.
+        """Take over saved prompts and demos, bare or as `spri tune` writes them; LMs stay as they are set.
 
         Raises:
-            UsageError: the state belongs to a program with other predictors or fields.
+            UsageError: it is no saved program, or one with other predictors or fields; nothing is changed.
         """
-        check_state(self, state)
-        super().load_state(state, allow_unsafe_lm_state=False)
+        super().load_state(_state_of(self, state), allow_unsafe_lm_state=False)
+
+    def load(self, path: Any, allow_pickle: bool = False, allow_unsafe_lm_state: bool = False) -> None:
+        """Take over the prompts and demos in a JSON file; see `load_program`."""
+        load_program(self, path)
 
 
 class SPRI(Program):
@@ -325,19 +208,19 @@ class SPRI(Program):
 
     def situate(self, group: str | None = None, **inputs: Any) -> dspy.Prediction:
         """Stage 1 alone: principles, to be used for one or many responses."""
-        return _prediction(*_drive(self._situate_plan(inputs, group)))
+        return run_plan(self._situate_plan(inputs, group))
 
     async def asituate(self, group: str | None = None, **inputs: Any) -> dspy.Prediction:
         """Stage 1 alone, without blocking."""
-        return _prediction(*await _adrive(self._situate_plan(inputs, group)))
+        return await arun_plan(self._situate_plan(inputs, group))
 
     def respond(self, group: str | None = None, **inputs: Any) -> dspy.Prediction:
         """Stage 2 alone: takes `principles` beside the inputs."""
-        return _prediction(*_drive(self._respond_plan(inputs, group)))
+        return run_plan(self._respond_plan(inputs, group))
 
     async def arespond(self, group: str | None = None, **inputs: Any) -> dspy.Prediction:
         """Stage 2 alone, without blocking."""
-        return _prediction(*await _adrive(self._respond_plan(inputs, group)))
+        return await arun_plan(self._respond_plan(inputs, group))
 
     def _situate_plan(self, inputs: Mapping[str, Any], group: str | None) -> Plan:
         group = self._check(inputs, group)
@@ -375,25 +258,91 @@ def set_lms(program: Any, **lms: Any) -> Any:
     return program
 
 
-def check_state(program: Any, state: Mapping[str, Any]) -> None:
-    """Refuse a saved state of another program.
+def fingerprint(program: Any, group: str | None = None) -> str:
+    """A hash of what decides a program's answers beside its LMs: instructions, demos, and settings of its modules.
+
+    The settings of a module are its attribute or property `settings`, a mapping; `CritiqueRefine`, judges and
+    systems have one. For LMs see `models_of`.
+
+    Args:
+        program: any DSPy module.
+        group: count only the demos that an example of this group is shown; None counts all.
+    """
+    prompts: dict[str, Any] = {}
+    for name, predictor in program.named_predictors():
+        saved = predictor.dump_state()
+        demos = demos_of_group(saved.get("demos", []), group)
+        prompts[name] = [saved.get("signature"), demos, saved.get("show")]
+    return runs.fingerprint([type(program).__name__, prompts, settings_of(program)])
+
+
+def settings_of(program: Any) -> dict[str, Any]:
+    """The settings of a program's modules, such as {"principles.accept_at": 4}; see `fingerprint`."""
+    found: dict[str, Any] = {}
+    for name, module in program.named_sub_modules():
+        settings, where = getattr(module, "settings", None), name.partition(".")[2]
+        if isinstance(settings, Mapping):
+            found |= {f"{where}.{key}".lstrip("."): value for key, value in settings.items()}
+    return found
+
+
+def models_of(program: Any) -> dict[str, str]:
+    """The LM of each role with its sampling and prompt style, without how it is reached."""
+    found: dict[str, str] = {}
+    for _, predictor in program.named_predictors():
+        lm, role = predictor.lm or dspy.settings.lm, getattr(predictor, "role", "base")
+        if lm is None or role in found:
+            continue
+        spec, adapter = getattr(lm, "spec", None), adapter_of(lm)
+        found[role] = spec.identity if spec else str(lm.model)
+        if not (spec and "format" in spec.options) and type(adapter) is not ChatStyle:
+            found[role] += f" through {type(adapter).__name__}"
+    return found
+
+
+def load_program(program: Any, path: str | Path) -> Any:
+    """Give a program the prompts and demos of a saved one; its LMs stay.
+
+    Args:
+        program: any DSPy module; it is changed, and returned.
+        path: what DSPy's `program.save("x.json")` wrote, or the program.json of `spri tune`.
 
     Raises:
-        UsageError: predictors are missing or unknown.
+        UsageError: the file cannot be read, is no saved program, or another program's; nothing is changed.
     """
-    ours, theirs = {name for name, _ in program.named_predictors()}, set(state) - {"metadata"}
-    if ours != theirs:
+    file = Path(path)
+    if file.exists() and not file.is_file():
+        raise UsageError(f"the program {path} is no file; name the program.json in it")
+    try:
+        state = json.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"the program {path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the program {path} is not valid JSON: {error}") from None
+    try:
+        program.load_state(_state_of(program, state))
+    except UsageError as error:
+        raise UsageError(f"the program {path}: {error}") from None
+    return program
+
+
+def _state_of(program: Any, saved: Any) -> dict[str, Any]:
+    """The predictors' states in what was saved, without LMs.
+
+    Raises:
+        UsageError: it is no saved program, or predictors are missing or unknown.
+    """
+    state = saved.get("program", saved) if isinstance(saved, dict) else saved
+    if not isinstance(state, dict):
+        raise UsageError("it is no saved program")
+    state = {name: part for name, part in state.items() if name != "metadata"}
+    ours = {name for name, _ in program.named_predictors()}
+    if ours != set(state):
         raise UsageError(
-            f"this is the state of another program: it has {sorted(theirs - ours) or 'nothing'} more "
-            f"and {sorted(ours - theirs) or 'nothing'} fewer"
+            f"this is the state of another program: it has {sorted(set(state) - ours) or 'nothing'} more "
+            f"and {sorted(ours - set(state)) or 'nothing'} fewer"
         )
-
-
-def _arguments(predictor: RolePredict, known: Mapping[str, Any], group: str | None) -> dict[str, Any]:
-    """The arguments that this predictor's signature asks for."""
-    return {name: known[name] for name in predictor.signature.input_fields if name in known} | {
-        "group": group
-    }
+    return state
 
 
 def _fields(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
@@ -403,38 +352,3 @@ def _fields(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
         "stop_reasons": {stage: outcome.stop_reason for stage, outcome in outcomes.items()},
         "trace": [r for outcome in outcomes.values() for r in outcome.trace],
     }
-
-
-def _prediction(fields: dict[str, Any], usage: dict[str, Usage]) -> dspy.Prediction:
-    return dspy.Prediction(**fields, usage=usage)
-
-
-def _count(usage: dict[str, Usage], predictor: Any, answer: dspy.Prediction) -> None:
-    role = getattr(predictor, "role", "base")
-    usage[role] = usage.get(role, Usage()) + usage_of(answer)
-
-
-def _drive(plan: Plan) -> tuple[Any, dict[str, Usage]]:
-    """Run a plan to its end: its return value, and usage by role."""
-    usage: dict[str, Usage] = {}
-    try:
-        predictor, arguments = next(plan)
-        while True:
-            answer = predictor(**arguments)
-            _count(usage, predictor, answer)
-            predictor, arguments = plan.send(answer)
-    except StopIteration as stop:
-        return stop.value, usage
-
-
-async def _adrive(plan: Plan) -> tuple[Any, dict[str, Usage]]:
-    """The same, without blocking."""
-    usage: dict[str, Usage] = {}
-    try:
-        predictor, arguments = next(plan)
-        while True:
-            answer = await predictor.acall(**arguments)
-            _count(usage, predictor, answer)
-            predictor, arguments = plan.send(answer)
-    except StopIteration as stop:
-        return stop.value, usage

@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -155,7 +155,8 @@ class RunDir:
         # A hash says less than the settings that it follows from.
         differ = [k for k in differ if k not in ("program", "seeds")] or differ
         if differ:
-            shown = "; ".join(f"{k}: {_short(was.get(k))} there, {_short(now.get(k))} now" for k in differ)
+            pairs = {k: _differing(was.get(k), now.get(k)) for k in differ}
+            shown = "; ".join(f"{k}: {_short(a)} there, {_short(b)} now" for k, (a, b) in pairs.items())
             raise RunMismatchError(
                 f"{self.path} holds another run ({shown}); use another --run, or --fresh to throw it away"
             )
@@ -323,6 +324,15 @@ def _write_whole(path: Path, text: str) -> None:
     partial = path.with_name(PARTIAL)
     partial.write_text(text, "utf-8")
     partial.replace(path)
+
+
+def _differing(was: Any, now: Any) -> tuple[Any, Any]:
+    """Two values; of two objects, only their members that differ."""
+    if not isinstance(was, dict) or not isinstance(now, dict):
+        return cast("Any", was), now
+    a, b = cast("dict[str, Any]", was), cast("dict[str, Any]", now)
+    names = [k for k in {**a, **b} if k not in a or k not in b or a[k] != b[k]]
+    return {k: a[k] for k in names if k in a}, {k: b[k] for k in names if k in b}
 
 
 def _short(value: Any) -> str:

@@ -444,6 +444,33 @@ def test_path_is_refused_for_other_inputs_and_other_lms(tmp_path, start_mock):
     assert mock.stats.n_answered == answered
 
 
+def test_path_is_refused_for_other_loop_settings_by_name(tmp_path):
+    def run(task=None, **loop):
+        program = spri.SPRI(task or make_task(), **loop).set_lms(base="offline")
+        return run_bulk(program, make_examples(1), tmp_path / "run")
+
+    assert run(accept_at=4).done == 1
+    with pytest.raises(
+        spri.RunMismatchError, match=r'"principles.accept_at": 4.* there, .*"principles.accept_at": 6'
+    ):
+        run(accept_at=6)
+    with pytest.raises(spri.RunMismatchError, match=r'settings: {"principles.keep": "best"'):
+        run(keep="last")
+    with pytest.raises(spri.RunMismatchError, match="program"):
+        run(make_task([{"question": "q", "principles": "p"}]))
+    assert run(accept_at=4).skipped == 1
+
+
+def test_path_is_refused_for_another_prompt_style(tmp_path):
+    program = spri.SPRI(make_task()).set_lms(base="offline")
+    run_bulk(program, make_examples(1), tmp_path / "run")
+    with pytest.raises(spri.RunMismatchError, match=r"models: .*format=json"):
+        run_bulk(program.set_lms(base="offline?format=json"), make_examples(1), tmp_path / "run")
+    program.set_lms(base="offline")
+    with dspy.context(adapter=dspy.XMLAdapter()), pytest.raises(spri.RunMismatchError, match="XMLAdapter"):
+        run_bulk(program, make_examples(1), tmp_path / "run")
+
+
 def test_path_is_refused_for_another_lm_that_was_made_by_dspy_itself(tmp_path):
     def program(model):
         made = spri.SPRI(make_task())

@@ -9,6 +9,7 @@ import pytest
 
 import spri_dspy as spri
 from spri_dspy.lms.replay import Script, replay_lm
+from spri_dspy.program import fingerprint
 from tests.factories import chat, critique, make_spri, make_task, scripted
 
 DRAFT = ("generate_principles", chat(principles="be kind"))
@@ -212,6 +213,100 @@ def test_state_of_another_task_is_refused(tmp_path):
     spri.SPRI(make_task()).save(tmp_path / "questions.json")
     with pytest.raises(spri.UsageError, match="saved for another task or version"):
         spri.SPRI(spri.load_task("reappraisal")).load(tmp_path / "questions.json")
+
+
+STATE = spri.SPRI(make_task()).dump_state()
+
+
+def changed(part, value):
+    return {**STATE, "principles.generate": {**STATE["principles.generate"], part: value}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[" * 100_000,
+        b"\xff\xfe",
+        [],
+        "text",
+        None,
+        {},
+        {"program": None},
+        {"program": []},
+        {"format": 1, "program": {"principles.generate": STATE["principles.generate"]}},
+        {**STATE, "more": {}},
+        dict.fromkeys(STATE, None),
+        {name: {} for name in STATE},
+        changed("signature", []),
+        changed("signature", {"instructions": 1, "fields": []}),
+        changed("signature", {"instructions": "x", "fields": {"a": 1}}),
+        changed("signature", {"instructions": "x", "fields": [{"prefix": "x"}, {}]}),
+        changed("demos", {"question": "x"}),
+        changed("demos", ["x"]),
+        changed("demos", None),
+        changed("show", 1),
+        changed("show", "nearest"),
+    ],
+)
+def test_what_is_no_saved_program_is_refused_in_one_line_and_changes_nothing(tmp_path, content):
+    file = tmp_path / "program.json"
+    text = (
+        content if isinstance(content, str) else json.dumps(content) if not isinstance(content, bytes) else ""
+    )
+    file.write_bytes(content if isinstance(content, bytes) else text.encode())
+    program = spri.SPRI(make_task()).set_lms(base=(lm := other_lm()))
+    before = fingerprint(program)
+    for load in (lambda: spri.load_program(program, file), lambda: program.load(file)):
+        with pytest.raises(spri.UsageError) as refused:
+            load()
+        assert str(file) in str(refused.value) and "\n" not in str(refused.value)
+    assert fingerprint(program) == before and program.get_lm() is lm
+
+
+def test_a_folder_or_nothing_is_refused_as_a_program(tmp_path):
+    for path, said in ((tmp_path, "no file"), (tmp_path / "none.json", "No such file")):
+        with pytest.raises(spri.UsageError, match=said):
+            spri.load_program(spri.SPRI(make_task()), path)
+
+
+def test_a_saved_program_cannot_replace_a_method_or_a_role(tmp_path):
+    file = tmp_path / "program.json"
+    state = {**STATE["principles.critique"], "forward": "x", "role": "base", "lm": {"model": "openai/x"}}
+    file.write_text(json.dumps({**STATE, "principles.critique": state}))
+    program = spri.load_program(spri.SPRI(make_task()), file)
+    critique = program.principles.critique
+    assert critique.role == "critic" and callable(critique.forward) and critique.lm is None
+
+
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"format": 1, "program": state}])
+def test_a_program_is_loaded_from_dspy_files_and_from_tuned_ones(tmp_path, wrap):
+    tuned = spri.SPRI(make_task([{"question": "q1", "principles": "p1"}]), seeds="all")
+    (tmp_path / "program.json").write_text(json.dumps(wrap(tuned.dump_state())))
+    fresh = spri.SPRI(make_task())
+    assert spri.load_program(fresh, str(tmp_path / "program.json")) is fresh
+    assert fresh.dump_state() == tuned.dump_state()
+    also = spri.SPRI(make_task())
+    also.load(tmp_path / "program.json")
+    assert also.dump_state() == tuned.dump_state()
+
+
+def test_fingerprint_is_of_prompts_demos_and_settings_and_not_of_lms():
+    made = [
+        spri.SPRI(make_task()),
+        spri.SPRI(make_task(), accept_at=6),
+        spri.SPRI(make_task(), keep="last"),
+        spri.SPRI(make_task([{"question": "q1", "principles": "p1"}])),
+        spri.SPRI(make_task(), seeds="all"),
+        spri.SPRI(make_task()).response,
+    ]
+    prints = [fingerprint(program) for program in made]
+    assert len(set(prints)) == len(made)
+    assert fingerprint(made[0].set_lms(base=other_lm())) == prints[0]
+    assert fingerprint(made[0].deepcopy()) == prints[0]
+    made[0].response.critique.signature = made[0].response.critique.signature.with_instructions("Be strict.")
+    assert fingerprint(made[0]) != prints[0]
 
 
 def test_only_seeds_of_the_example_group_are_shown():

@@ -39,6 +39,7 @@ PUBLIC = [
     "load_judge",
     "load_lm",
     "load_metric",
+    "load_program",
     "load_task",
     "read_score",
     "run_bulk",

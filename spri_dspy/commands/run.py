@@ -21,7 +21,8 @@ from spri_dspy.errors import DataError, SpriError, UnknownNameError, UsageError
 from spri_dspy.leaks import Leak, Text, check_leaks
 from spri_dspy.lms.budget import LIMITS, Budget, price_of
 from spri_dspy.lms.spec import LMSpec, check_roles, load_lm, parse_lm
-from spri_dspy.program import CritiqueRefine
+from spri_dspy.program import fingerprint as program_fingerprint
+from spri_dspy.program import load_program
 from spri_dspy.records import Record
 from spri_dspy.runs import INFORMATIVE, RunDir, file_fingerprint, fingerprint
 from spri_dspy.systems import load_system
@@ -180,23 +181,6 @@ def _without_lms(request: Request, task: Task) -> Any:
 def _give_lms(program: Any, specs: Mapping[str, LMSpec], seed: int) -> Any:
     used = {role: spec for role, spec in specs.items() if role != "judge"}
     return program.set_lms(**{role: load_lm(_seeded(spec, seed)) for role, spec in used.items()})
-
-
-def load_program(program: Any, path: Path) -> None:
-    """Give a program the prompts and demos of a saved one.
-
-    Raises:
-        UsageError: the file does not exist, is no saved program, or is another program's.
-    """
-    try:
-        state = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UsageError(f"the program {path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise UsageError(f"the program {path} is not valid JSON: {error}") from None
-    if not isinstance(state, dict):
-        raise UsageError(f"{path} is no saved program")
-    program.load_state(state.get("program", state))
 
 
 def execute(
@@ -358,7 +342,7 @@ def _manifest(task: Task, program: Any, specs: Mapping[str, LMSpec], request: Re
         "task": task.name,
         "system": request.system,
         "data": _data_identity(task, request),
-        "program": fingerprint([program.dump_state(), loop_settings(program)]),
+        "program": program_fingerprint(program),
         "seeds": _seed_counts(program),
         "models": {role: spec.identity for role, spec in specs.items()},
         "settings": {"paper": request.paper, **request.settings, **request.task_options},
@@ -406,13 +390,6 @@ def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def _named(manifest: Mapping[str, Any]) -> Path:
     """Where a run goes that was given no place."""
     return Path("runs") / f"{manifest['task']}-{manifest['system']}-{fingerprint(_identity(manifest))[:8]}"
-
-
-def loop_settings(program: Any) -> dict[str, list[Any]]:
-    """What decides a program's course beside its prompts, by loop."""
-    names = ("accept_at", "max_critiques", "keep", "on_unscored")
-    loops = {name: loop for name, loop in program.named_sub_modules(CritiqueRefine)}
-    return {name: [getattr(loop, setting) for setting in names] for name, loop in loops.items()}
 
 
 def _price(lms: Mapping[str, str], tokens_in: int, tokens_out: int) -> float | None:

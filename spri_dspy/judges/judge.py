@@ -9,7 +9,8 @@ It knows criteria and calls. What is judged, and in which words, is in the judge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean, median
 from typing import Any, Literal
@@ -17,14 +18,19 @@ from typing import Any, Literal
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-from spri_dspy.adapters import style
-from spri_dspy.errors import UsageError
-from spri_dspy.judges._driving import Plan, Step, adrive, drive
+from spri_dspy.adapters import adapter_of
+from spri_dspy.critique_refine import Step
+from spri_dspy.errors import UnreadableAnswer, UsageError
+from spri_dspy.evidence import collect
 from spri_dspy.judges.criteria import Criterion, reversed_scale
 from spri_dspy.judges.logprobs import expected_score
 from spri_dspy.judges.prompt_fencing import fence, neutral
 from spri_dspy.predict import ASK_AGAIN, RolePredict
 from spri_dspy.program import set_lms
+from spri_dspy.records import Usage
+from spri_dspy.trampoline import adrive, drive
+
+Plan = Generator[list[Step], list[dspy.Prediction | None], dict[str, Any]]
 
 TOP_LOGPROBS = 20
 """Alternatives asked for where `logprobs` is just true: the most that OpenAI gives."""
@@ -172,11 +178,15 @@ class Judge(dspy.Module):
         Raises:
             UsageError: an input is missing or unknown.
         """
-        return drive(self.plan(self.checked(inputs), group))
+        with collect() as evidence:
+            found = drive(self.plan(self.checked(inputs), group), _ask)
+        return dspy.Prediction(**found, usage={"judge": Usage(), **evidence.usage})
 
     async def aforward(self, group: str | None = None, **inputs: Any) -> dspy.Prediction:
         """Judge one answer without blocking; its calls run at the same time."""
-        return await adrive(self.plan(self.checked(inputs), group))
+        with collect() as evidence:
+            found = await adrive(self.plan(self.checked(inputs), group), _aask)
+        return dspy.Prediction(**found, usage={"judge": Usage(), **evidence.usage})
 
     def checked(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """The inputs, if they are those of this judge.
@@ -277,6 +287,42 @@ def fields(judge: Any, details: Mapping[str, Mapping[str, Any]]) -> dict[str, An
     }
 
 
+def _ask(batch: list[Step]) -> list[dspy.Prediction | None]:
+    """The answers of a batch of calls, one after another; None for those that cannot be read."""
+    answers: list[dspy.Prediction | None] = []
+    for predictor, arguments in batch:
+        try:
+            answers.append(predictor(**arguments))
+        except UnreadableAnswer:
+            answers.append(None)
+    return answers
+
+
+async def _aask(batch: list[Step]) -> list[dspy.Prediction | None]:
+    """The same; the calls run at the same time."""
+
+    async def one(predictor: RolePredict, arguments: dict[str, Any]) -> dspy.Prediction | None:
+        try:
+            return await predictor.acall(**arguments)
+        except UnreadableAnswer:
+            return None
+
+    return await gather([one(*step) for step in batch])
+
+
+async def gather(work: Sequence[Awaitable[Any]]) -> list[Any]:
+    """Results in order, of work that runs at the same time.
+
+    If some of it fails, the rest is still finished, because calls in flight are paid for, and kept by a run; then
+    the first failure is raised.
+    """
+    found = await asyncio.gather(*work, return_exceptions=True)
+    for each in found:
+        if isinstance(each, BaseException):
+            raise each
+    return found
+
+
 def combine(values: Sequence[float | None], how: str) -> float | None:
     """Mean or median of those that are numbers, None if none is."""
     readable = [value for value in values if value is not None]
@@ -296,8 +342,7 @@ def check_combine(how: str) -> str:
 
 def _reader(predictor: Any, signature: Any, output: str) -> Callable[[str], int | None]:
     """Reads a completion as the predictor's prompt style does."""
-    stated = getattr(predictor.lm or dspy.settings.lm, "prompt_style", None)
-    adapter = style(stated) if stated else dspy.settings.adapter or style("chat")
+    adapter = adapter_of(predictor.lm or dspy.settings.lm)
 
     def read(text: str) -> int | None:
         try:

@@ -12,8 +12,7 @@ from typing import Any
 import dspy
 
 from spri_dspy.errors import UsageError
-from spri_dspy.judges._driving import gather
-from spri_dspy.judges.judge import check_combine, combine, fields
+from spri_dspy.judges.judge import check_combine, combine, fields, gather
 from spri_dspy.program import set_lms
 from spri_dspy.records import Usage
 

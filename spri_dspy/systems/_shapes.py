@@ -11,9 +11,10 @@ from typing import Any
 
 import dspy
 
+from spri_dspy.critique_refine import Plan, arguments
 from spri_dspy.errors import UsageError
 from spri_dspy.predict import RolePredict
-from spri_dspy.program import Plan, Program, ProgramTask
+from spri_dspy.program import Program, ProgramTask
 from spri_dspy.records import Round
 from spri_dspy.signatures import candidate_field
 
@@ -83,6 +84,11 @@ class Rewritten(Program):
         self.calls = (n_calls, n_calls, n_calls)
         self.inputs = tuple(generate.input_fields)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides its course beside its prompts."""
+        return {"steps": [dict(step) for step in self.steps]}
+
     def plan(self, inputs: Mapping[str, Any], group: str | None = None) -> Plan:
         """The draft, then every step."""
         draft, improved = candidate_field(self.generate.signature), candidate_field(self.refine.signature)
@@ -98,12 +104,6 @@ class Rewritten(Program):
             "response": versions[-1],
             "trace": [Round("response", str(version), None) for version in versions],
         }
-
-
-def arguments(predictor: RolePredict, known: Mapping[str, Any], group: str | None) -> dict[str, Any]:
-    """What of `known` the predictor's signature asks for, and the group."""
-    asked = predictor.signature.input_fields
-    return {name: value for name, value in known.items() if name in asked} | {"group": group}
 
 
 def described(signature: type[dspy.Signature], **descriptions: str) -> type[dspy.Signature]:

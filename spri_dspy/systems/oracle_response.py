@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spri_dspy.program import Plan, Program, ProgramTask
+from spri_dspy.critique_refine import Plan
+from spri_dspy.program import Program, ProgramTask
 from spri_dspy.systems._shapes import only_for
 
 

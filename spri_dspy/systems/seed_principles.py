@@ -14,12 +14,13 @@ from typing import Any
 
 import dspy
 
+from spri_dspy.critique_refine import Plan, arguments
 from spri_dspy.errors import UsageError
 from spri_dspy.nearest import similarities
 from spri_dspy.predict import RolePredict, demos_of_group
-from spri_dspy.program import Plan, Program, ProgramTask
+from spri_dspy.program import Program, ProgramTask
 from spri_dspy.signatures import candidate_field
-from spri_dspy.systems._shapes import arguments, described, only_for
+from spri_dspy.systems._shapes import described, only_for
 from spri_dspy.tasks.rubrics import Rubric, as_text
 
 CHOICES = ("nearest", "all", "first")
@@ -110,6 +111,11 @@ class SeedPrinciples(Program):
         self.seeds = tuple(dspy.Example(seed) for seed in task.seeds)
         self.generate.demos = list(self.seeds)
         self.inputs = tuple(name for name in signature.input_fields if name != "principles")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides its course beside its prompts."""
+        return {"which": self.which}
 
     def plan(self, inputs: Mapping[str, Any], group: str | None = None) -> Plan:
         """The call."""

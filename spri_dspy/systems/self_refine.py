@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from typing import Any
 
+from spri_dspy.critique_refine import CritiqueRefine, Plan
 from spri_dspy.errors import UsageError
-from spri_dspy.program import CritiqueRefine, Plan, Program, ProgramTask
+from spri_dspy.program import Program, ProgramTask
 from spri_dspy.records import Round, Verdict
 from spri_dspy.systems._shapes import Rewritten, described
 from spri_dspy.systems.vanilla import asked_once, without_principles

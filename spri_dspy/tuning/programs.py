@@ -5,48 +5,24 @@ It knows DSPy modules. What they are run on is in `evaluation`.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import dspy
 
-from spri_dspy.predict import demos_of_group
-from spri_dspy.program import CritiqueRefine
-from spri_dspy.runs import fingerprint
+from spri_dspy import runs
+from spri_dspy.program import fingerprint, models_of
 
-_LOOP = ("accept_at", "max_critiques", "keep", "on_unscored")
-_CONNECTION = ("timeout", "api_base", "key_env", "route")
 _WARM = 0.7  # a second sample of an LM that is otherwise greedy, as in predict
 
 
 def identity(module: Any, group: str | None = None) -> str:
-    """A hash of what decides a module's answers: prompts, demos, loop settings, models. LM addresses play no part.
+    """A hash of what decides a module's answers: prompts, demos, settings, models. LM addresses play no part.
 
     Args:
         module: a DSPy module.
         group: count only the demos that an example of this group is shown; None counts all.
     """
-    state = {name: predictor.dump_state() | {"lm": None} for name, predictor in module.named_predictors()}
-    for saved in state.values():
-        saved["demos"] = demos_of_group(saved["demos"], group)
-    loops = dict(module.named_sub_modules(CritiqueRefine))
-    settings = {name: [getattr(loop, setting) for setting in _LOOP] for name, loop in loops.items()}
-    return fingerprint(
-        [type(module).__name__, state, settings, getattr(module, "settings", None), models_of(module)]
-    )
-
-
-def models_of(module: Any) -> dict[str, str]:
-    """The LM of each role, without how it is reached."""
-    found: dict[str, str] = {}
-    for _, predictor in module.named_predictors():
-        lm, role = lm_of(predictor), getattr(predictor, "role", "base")
-        spec = getattr(lm, "spec", None)
-        if lm is None or role in found:
-            continue
-        options = {k: v for k, v in sorted(spec.options.items()) if k not in _CONNECTION} if spec else {}
-        found[role] = str(replace(spec, options=options)) if spec else str(lm.model)
-    return found
+    return runs.fingerprint([fingerprint(module, group), models_of(module)])
 
 
 def lm_of(predictor: Any) -> Any:

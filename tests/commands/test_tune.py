@@ -162,7 +162,7 @@ def test_the_tuned_program_runs_in_a_fresh_process_with_other_lms(path):
     ]
     assert [r["error"] for r in records] == [None, None] and all(r["outputs"]["response"] for r in records)
     code = (
-        "import sys, spri_dspy as spri; from pathlib import Path; from spri_dspy.commands.run import load_program\n"
+        "import sys, spri_dspy as spri; from pathlib import Path; from spri_dspy.program import load_program\n"
         "p = spri.SPRI(spri.load_task('reappraisal')).set_lms(base='offline?seed=4')\n"
         "load_program(p, Path('tuned/program.json'))\n"
         "g = p.principles.generate; print(g.signature.instructions, len(g.demos), str(g.lm.spec))"
