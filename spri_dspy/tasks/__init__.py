@@ -128,6 +128,10 @@ class Task:
         try:
             made = self.read_row(row, number)
             made = [made] if isinstance(made, dspy.Example | Mapping) else made
+            if not isinstance(made, Iterable) or isinstance(made, str):
+                raise DataError(
+                    f"the task {self.name} must make a list of examples, not {type(made).__name__}"
+                )
             return [as_example(each, number, tuple(self.inputs), defaults=self.defaults) for each in made]
         except UsageError as error:
             raise DataError(f"{place}: {error}") from None

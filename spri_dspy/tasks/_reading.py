@@ -138,19 +138,22 @@ def _table(file: io.BufferedIOBase, shown: str, kind: str) -> Rows:
     """A header and its rows; a cell without text is one that is missing."""
     # A setting of the whole process, there is no other: the longest cell that the module csv takes.
     csv.field_size_limit(max(csv.field_size_limit(), ROW_BYTES))
-    source: Any = file
-    text, number = io.TextIOWrapper(source, "utf-8-sig", newline=""), 0
-    first = text.readline(ROW_BYTES)
-    delimiter = "\t" if kind == "tsv" else max(",;\t", key=first.count)
-    text.seek(0)
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    raw: Any = file
+    with io.TextIOWrapper(raw, "utf-8-sig", newline="") as source:
+        delimiter = "\t" if kind == "tsv" else max(",;\t", key=source.readline(ROW_BYTES).count)
+        source.seek(0)
+        yield from _cells(csv.reader(source, delimiter=delimiter, strict=True), shown, kind)
+
+
+def _cells(reader: Any, shown: str, kind: str) -> Rows:
+    """The rows under a header."""
+    number = 0
     try:
         header = next(reader, [])
         twice = [name for name in header if name and header.count(name) > 1]
         if twice:
             raise DataError(f"{shown} has two columns {twice[0]!r}; rename one")
-        for cells in filter(None, reader):
-            number += 1
+        for number, cells in enumerate(filter(None, reader), 1):
             if len(cells) != len(header):
                 raise DataError(
                     f"{shown}, row {number}: {len(cells)} cells under a header of {len(header)}; put quotes around "
