@@ -24,13 +24,15 @@ from benchmarks.recordings import (
     trace_critiques,
 )
 from benchmarks.sections import Section, difference, interval, number, value
-from spri_dspy.metrics.comparison import Comparison, krippendorff_alpha, paired_bootstrap
-from spri_dspy.metrics.set_level import Metric, macro, mae, pearson, spearman
+from spri_dspy.metrics.comparison import Comparison, compare
+from spri_dspy.metrics.krippendorff import krippendorff_alpha
+from spri_dspy.metrics.ranks import spearman
+from spri_dspy.metrics.set_level import Statistic, macro, mae, pearson
 from spri_dspy.parsing import read_score
 from spri_dspy.records import Estimate, Score
 
 _EXPERT_FIELDS = {"alignment": "alignment_with_standards", "empathy": "empathy"}
-_AGREEMENT: tuple[Metric, ...] = (pearson, spearman, mae)
+_AGREEMENT: tuple[Statistic, ...] = (pearson, spearman, mae)
 
 
 class Panel(NamedTuple):
@@ -81,7 +83,8 @@ def panels(
             )
     section.notes.append(
         "Only responses that every member scored. The best single system is picked on the same responses, "
-        "which favours it. Gain: paired bootstrap of instances, p two-sided."
+        "which favours it. Gain: cluster bootstrap of instances, p two-sided by the "
+        "paired permutation test of instances."
     )
     return section
 
@@ -107,9 +110,7 @@ def assemble(tables: Mapping[str, Mapping[str, Score]], resamples: int, seed: in
     single = {name: macro(pearson, scores, ci=False) for name, scores in members.items()}
     best = max(single, key=lambda name: (not math.isnan(single[name].value), single[name].value))
     panel = macro(pearson, averaged, resamples=resamples, rng=random.Random(seed))
-    gain = paired_bootstrap(
-        pearson, averaged, members[best], macro=True, resamples=resamples, rng=random.Random(seed)
-    )
+    gain = compare(pearson, averaged, members[best], macro=True, resamples=resamples, rng=random.Random(seed))
     return Panel(panel, single, best, gain)
 
 

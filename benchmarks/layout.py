@@ -242,9 +242,9 @@ def _test_notes(table: Table) -> list[str]:
     tested = [m for m in definition.measures if _is_tested(table, m)]
     if tested:
         marks = ", ".join(f"{mark} than {baseline}" for baseline, mark in definition.baselines.items())
-        kinds = " and ".join(dict.fromkeys(str(m.test) for m in tested))
         notes.append(
-            f"Marks: two-sided {kinds}, p < 0.05 and higher, {marks}, on the examples that both have."
+            "Marks: two-sided paired permutation test of whole sources of examples, p < 0.05 and higher, "
+            f"{marks}, on the examples that both have. (The published marks are those of a paired t-test.)"
         )
         notes.append(
             "Holm: marks that remain when p is corrected for all tests of a base and measure; ↓ is lower."
@@ -258,7 +258,9 @@ def _test_notes(table: Table) -> list[str]:
             f"{base}: no {name}, so no {m}" for name, m in definition.baselines.items() if name not in there
         ]
     wilson = (
-        "; of shares they are Wilson's" if any(m.metric.name == "share" for m in definition.measures) else ""
+        "; of shares they are Wilson's"
+        if any(m.statistic.name == "share" for m in definition.measures)
+        else ""
     )
     notes.append(f"Intervals: 95 %, from resampling whole sources of examples{wilson}.")
     others = {e.cell.base: e.published_for for e in table.entries if e.published and not e.is_same_model}

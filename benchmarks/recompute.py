@@ -44,8 +44,9 @@ BASELINES = {"vanilla": "*", "self_refine": "†"}
 SIGNIFICANT = 0.05
 _MEASURES = ("alignment", "empathy")
 _TABLE_1_NOTES = (
-    "Marks at a mean are set as published: two-sided paired t-test over the posts, p < 0.05 and higher, * than "
-    "vanilla, † than self_refine. (On the released recordings one-sided tests set marks that were not published.)",
+    "Marks at a mean are set as published: two-sided paired t-test, which takes examples for independent (it ignores "
+    "that they share posts); p < 0.05 and higher, * than vanilla, † than self_refine. (On the released recordings "
+    "one-sided tests set marks that were not published.)",
     "Holm: marks that remain when p is corrected for all tests of this model and measure; ↓ is lower.",
     "Intervals resample posts; of harmful they are Wilson's.",
 )

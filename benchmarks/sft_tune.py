@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.sections import Section, as_json, difference, interval, print_sections
 from spri_dspy.errors import DataError, PrerequisiteError, UsageError
-from spri_dspy.metrics.comparison import Comparison, paired_bootstrap
+from spri_dspy.metrics.comparison import Comparison, compare
 from spri_dspy.metrics.set_level import mean
 from spri_dspy.records import Estimate, Score
 
@@ -162,7 +162,7 @@ def report(model: str, n_rows: int, before: Sequence[Score], after: Sequence[Sco
         estimate = _percent(mean(scores))
         section.rows.append((name, interval(estimate, 2), f"{estimate.n} of {len(scores)}"))
         section.results.append({"model": name, **estimate.to_json()})
-    compared = _percent_difference(paired_bootstrap(mean, after, before))
+    compared = _percent_difference(compare(mean, after, before))
     section.rows.append(("difference", difference(compared, 2), str(compared.n)))
     section.results.append({"model": "difference", **compared.to_json()})
     section.notes.append(

@@ -19,8 +19,8 @@ from typing import Any, Literal
 from benchmarks import grid
 from benchmarks.published import published
 from benchmarks.sections import Section
-from spri_dspy.metrics.comparison import Comparison, holm, paired_bootstrap, paired_t
-from spri_dspy.metrics.set_level import Metric, by_group, macro
+from spri_dspy.metrics.comparison import Comparison, compare, holm
+from spri_dspy.metrics.set_level import Statistic, by_group, macro
 from spri_dspy.records import Estimate, Score
 
 STAND_IN = "offline stand-in: not a language model"
@@ -41,34 +41,33 @@ class Measure:
         heading: with its unit, such as "alignment (1-10)".
         scale: the least and the most that it can be.
         scores: the Scores of a cell.
-        metric: what is computed of them.
+        statistic: what is computed of them.
         by: "examples", or "groups" for the mean over groups.
         digits: behind the point.
-        test: against the baselines; None for none.
-        without: the reason where no example has a number; the metric's own if empty.
+        is_tested: compared with the baselines.
+        without: the reason where no example has a number; the statistic's own if empty.
     """
 
     name: str
     heading: str
     scale: tuple[float, float]
     scores: Callable[[grid.Cell], list[Score]]
-    metric: Metric
+    statistic: Statistic
     by: Literal["examples", "groups"] = "examples"
     digits: int = 2
-    test: Literal["paired t", "paired bootstrap"] | None = None
+    is_tested: bool = False
     without: str = ""
 
     def estimate(self, scores: Sequence[Score], seed: int) -> Estimate:
         """The number; every one has its own generator, so that it stands alone."""
         rng = random.Random(seed)
-        found = macro(self.metric, scores, rng=rng) if self.by == "groups" else self.metric(scores, rng=rng)
+        statistic = self.statistic
+        found = macro(statistic, scores, rng=rng) if self.by == "groups" else statistic(scores, rng=rng)
         return replace(found, reason=self.without) if self.without and not found.n else found
 
     def compare(self, a: Sequence[Score], b: Sequence[Score], seed: int) -> Comparison:
-        """How much `a` exceeds `b`, with the measure's test."""
-        if self.test == "paired t":
-            return paired_t(a, b)
-        return paired_bootstrap(self.metric, a, b, macro=self.by == "groups", rng=random.Random(seed))
+        """How much `a` exceeds `b`: see `spri_dspy.metrics.comparison.compare`."""
+        return compare(self.statistic, a, b, macro=self.by == "groups", rng=random.Random(seed))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,7 +258,7 @@ def _block(definition: Definition, cells: Sequence[grid.Cell], seed: int) -> lis
     tests = {
         m.name: against_baselines(m, scores[m.name], definition.baselines, seed)
         for m in definition.measures
-        if m.test
+        if m.is_tested
     }
     entries: list[Entry] = []
     for cell in cells:
@@ -267,7 +266,7 @@ def _block(definition: Definition, cells: Sequence[grid.Cell], seed: int) -> lis
         groups: Mapping[str, Estimate] = {}
         if definition.grouped:
             name = definition.grouped[0]
-            groups = by_group(definition.measure(name).metric, mine[name], rng=random.Random(seed))
+            groups = by_group(definition.measure(name).statistic, mine[name], rng=random.Random(seed))
         published, model, same = published_figures(definition, cell)
         entries.append(
             Entry(

@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.sections import Section, as_json, print_sections
 from benchmarks.worlds import Meter, World, macro_pearson, made_up_world, recorded_worlds
 from spri_dspy.errors import UsageError
-from spri_dspy.metrics.bootstrap import wilson
+from spri_dspy.metrics.bootstrap import draw_clusters, wilson
+from spri_dspy.metrics.set_level import correlation, pearson_rows, standardised
 from spri_dspy.tuning.racing.race import race
 
 if TYPE_CHECKING:
@@ -223,7 +224,11 @@ def _moments(scores: Floats, rows: Integers, world: World) -> Floats:
         x, y = scores[mine], world.labels[rows][mine]
         line[:2] = every.mean(), every.std() or 1.0
         if len(x) > 2 and float(np.ptp(x)) > 0 and float(np.ptp(y)) > 0:
-            line[2:] = x.mean(), x.std(), np.corrcoef(x, y)[0, 1]
+            line[2:] = (
+                x.mean(),
+                x.std(),
+                correlation(pearson_rows(standardised(x), standardised(y)).sum(axis=0)),
+            )
     return out
 
 
@@ -289,8 +294,8 @@ def _result(method: str, outcome: Outcome, baseline: Outcome) -> dict[str, Any]:
 
     n = len(outcome.regrets)
     mine, base = np.array(outcome.regrets), np.array(baseline.regrets)
-    drawn = np.random.default_rng(0).integers(0, n, (_RESAMPLES, n))
-    means, base_means = mine[drawn].mean(axis=1), base[drawn].mean(axis=1)
+    counts = np.concatenate([*draw_clusters([np.arange(n)], _RESAMPLES, width=n)])
+    means, base_means = counts @ mine / n, counts @ base / n
     ratios = means[base_means > 0] / base_means[base_means > 0]
     share = wilson(outcome.hits / n, n)
     result: dict[str, Any] = {"method": method, "runs": n, "best": outcome.hits / n, "regret": mine.mean()}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.recordings import NO_LABEL, Recording, find, models_of, read_rated
 from spri_dspy.errors import UsageError
+from spri_dspy.metrics.set_level import correlation, mean_of_groups, pearson_rows, standardised
 from spri_dspy.tuning.racing.race import Row
 
 if TYPE_CHECKING:
@@ -84,26 +85,20 @@ class Meter:
 
 
 def macro_pearson(scores: Floats, labels: Floats, groups: Integers) -> Floats:
-    """Mean over groups of Pearson's r with the labels, one per line of `scores`; missing scores are dropped.
+    """Mean over groups of Pearson's r with the labels, one per line of `scores`, as `set_level.macro` has it.
 
-    A group with constant scores counts as 0; groups whose labels are constant are left out, and where all
-    are, everybody has 0.
+    Where no group has a value, everybody has 0.
     """
     import numpy as np
 
-    n_groups = int(groups.max()) + 1
-    r = np.zeros((len(scores), n_groups))
-    for line, row in zip(r, scores, strict=True):
-        scored = np.isfinite(row)
-        x, y, g = row[scored], labels[scored], groups[scored]
-        total = lambda v, g=g: np.bincount(g, v, n_groups)  # noqa: E731
-        n = np.maximum(np.bincount(g, minlength=n_groups), 1)
-        x, y = x - (total(x) / n)[g], y - (total(y) / n)[g]
-        below = total(x * x) * total(y * y)
-        defined = below > 1e-18
-        line[defined] = total(x * y)[defined] / np.sqrt(below[defined])
-    varied = [np.ptp(labels[groups == g]) > 0 if (groups == g).any() else False for g in range(n_groups)]
-    return r[:, np.array(varied)].mean(axis=1) if any(varied) else np.zeros(len(r))
+    found = np.zeros(len(scores))
+    for place, line in enumerate(scores):
+        members = [np.flatnonzero(np.isfinite(line) & (groups == g)) for g in range(int(groups.max()) + 1)]
+        rows = [(standardised(line[at]), standardised(labels[at])) for at in members if len(at) > 2]
+        if rows:
+            r = correlation(np.stack([pearson_rows(*each).sum(axis=0) for each in rows]), 0.0)
+            found[place] = np.nan_to_num(mean_of_groups(r))
+    return found
 
 
 def recorded_worlds(folder: Path, models: Sequence[str] | None = None) -> list[World]:

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from scipy import stats
 
 from benchmarks import figures, grid, layout, reappraisal, rubrics, sft, tables
 from spri_dspy.errors import BudgetSpent, DataError, LeakError, UsageError
@@ -42,7 +41,7 @@ ASKED = (
 )
 CELL = ["base", "base_lm", "system", "asked", "failed", "leaks", "run", "judged_run"]
 VANILLA = [5, 6, 4, 7, 5, 6, 5, 4, 6, 5, 7, 6]
-SELF_REFINE = [6, 6, 5, 7, 5, 7, 5, 5, 6, 5, 7, 7]
+SELF_REFINE = [6, 6, 5, 7, 5, 7, 6, 5, 6, 5, 7, 7]
 SPRI = [8, 8, 8, 9, 8, 8, 7, 8, 9, 8, 9, 9]
 ORACLE = [6, 5, 5, 7, 4, 7, 4, 6, 6, 4, 8, 7]
 
@@ -171,7 +170,7 @@ def test_marks_are_those_of_paired_tests_and_holm_takes_the_weak_one_away(tmp_pa
     assert [e.marks("alignment") for e in table.entries] == ["", "*", "*†", ""]
     assert [e.holm_marks("alignment") for e in table.entries] == ["", "", "*†", ""]
     weak = self_refine.tests["alignment"][0]
-    assert weak.comparison.p == pytest.approx(stats.ttest_rel(SELF_REFINE, VANILLA).pvalue)
+    assert weak.comparison.p == pytest.approx(2 / 2**6)  # six differences, all of one sign
     assert weak.p_holm == pytest.approx(3 * weak.comparison.p)  # two of the five tests are stronger
     assert oracle.marks("empathy") == "" and oracle.holm_marks("empathy") == "*↓†↓"
     row = layout.sections(table)[0].rows[2]
@@ -211,13 +210,14 @@ def test_constant_scores_and_groups_of_two_have_a_reason(tmp_path):
     rated_by_hand(cells.cells[1], [1, 2, 3, 5, 1, 2, 4, 4, 4])
     table = tables.read(rubrics.TABLE, cells)
     constant, other = layout.sections(table)[0].rows
-    assert constant[2] == "nan (1)" and constant[4] == "constant scores"
-    assert other[2].startswith("0.983 [") and other[2].endswith("(3)")
+    assert constant[2] == "0.000 (1)" and constant[5] == "constant scores"
+    assert other[2].startswith("0.491 [") and other[2].endswith("(3)")
+    alone = "every resample gives this value: the interval understates the doubt"
     assert layout.sections(table)[0].notes[:3] == [
-        "(1) without planning (constant scores), reasoning (constant scores), "
-        "safety (needs at least 3 examples, has 2)",
-        "(2) every resample gives this value: the interval understates the doubt",
-        "(3) without reasoning (constant scores), safety (needs at least 3 examples, has 2)",
+        "(1) without safety (needs at least 3 examples, has 2); "
+        f"planning, reasoning counted as 0 (constant scores); {alone}",
+        f"(2) {alone}",
+        "(3) without safety (needs at least 3 examples, has 2); reasoning counted as 0 (constant scores)",
     ]
     by_capability = layout.sections(table)[1]
     assert by_capability.columns == ("base", "system", "planning", "reasoning", "safety")

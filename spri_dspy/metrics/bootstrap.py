@@ -4,7 +4,7 @@ Examples of one cluster share their luck: the four answers to one instruction ar
 examples. So whole clusters are drawn with replacement, separately in every group (a group keeps its number
 of clusters), and an interval is the middle 95 % of what a metric gives on the resamples.
 
-It knows scores and counts, not metrics: a metric hands in an Evaluator, which turns "how often was each
+It knows scores and counts, not statistics: a statistic hands in an Evaluator, which turns "how often was each
 cluster drawn" into values. It knows nothing of DSPy, files or models.
 """
 
@@ -14,7 +14,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from spri_dspy.records import Score
 
@@ -29,6 +29,9 @@ NO_GROUP = "(no group)"
 """The name under which examples without a group are reported."""
 
 _CHUNK = 2_000_000  # resampled weights held at a time: 16 MB
+
+Needs = Literal["value", "label"]
+"""What a row must have to go in: a value, or a value and a label."""
 
 Evaluator = Callable[["Floats"], "Floats"]
 """Maps how often each cluster was drawn (resamples x clusters) to one value a resample; nan: undefined."""
@@ -47,7 +50,8 @@ class Columns:
     """Scores as arrays of one length, sorted by group, cluster and id; built by `collect`.
 
     Attributes:
-        values, labels: the numbers; labels are 0 where none is needed.
+        scores: the rows themselves.
+        values, labels: their numbers; nan where there is none and none is needed.
         clusters: each row's cluster, 0 to n_clusters - 1.
         groups: each row's group.
         n_clusters: how many clusters there are; a part of the rows (`only`) keeps the whole's number.
@@ -55,6 +59,7 @@ class Columns:
             to the first group it occurs in; clusters that are alone in their group share one stratum.
     """
 
+    scores: list[Score]
     values: Floats
     labels: Floats
     clusters: Integers
@@ -66,10 +71,10 @@ class Columns:
         """The rows of one group; clusters keep their numbers."""
         import numpy as np
 
-        rows = np.array([g == group for g in self.groups], dtype=np.bool_)
-        groups = [g for g in self.groups if g == group]
+        rows = np.flatnonzero([g == group for g in self.groups])
+        scores, groups = [self.scores[row] for row in rows], [group] * len(rows)
         values, labels, clusters = self.values[rows], self.labels[rows], self.clusters[rows]
-        return Columns(values, labels, clusters, groups, self.n_clusters, self.strata)
+        return Columns(scores, values, labels, clusters, groups, self.n_clusters, self.strata)
 
 
 def is_number(value: float | None) -> bool:
@@ -82,12 +87,17 @@ def group_of(score: Score) -> str:
     return NO_GROUP if score.group is None else score.group
 
 
-def collect(scores: Sequence[Score], *, needs_label: bool) -> Columns:
-    """Turn the scores that have a value, and a label if one is needed, into arrays."""
+def has(score: Score, needs: Needs) -> bool:
+    """Whether a score has what is needed; what is no finite number is missing."""
+    return is_number(score.value) and (needs == "value" or is_number(score.label))
+
+
+def collect(scores: Sequence[Score], needs: Needs = "value") -> Columns:
+    """Turn the scores that have what is needed into arrays."""
     import numpy as np
 
-    usable = [s for s in scores if is_number(s.value) and (not needs_label or is_number(s.label))]
-    usable.sort(key=lambda s: (group_of(s), s.cluster or "", s.id, s.value, s.label or 0.0))
+    usable = [s for s in scores if has(s, needs)]
+    usable.sort(key=_order)
     numbers: dict[tuple[str, str | int], int] = {}
     home: list[str] = []
     clusters: list[int] = []
@@ -98,8 +108,9 @@ def collect(scores: Sequence[Score], *, needs_label: bool) -> Columns:
             home.append(group_of(score))
         clusters.append(numbers[own])
     return Columns(
+        usable,
         np.array([s.value for s in usable], dtype=np.float64),
-        np.array([s.label if needs_label else 0.0 for s in usable], dtype=np.float64),
+        np.array([s.label for s in usable], dtype=np.float64),
         np.array(clusters, dtype=np.int64),
         [group_of(s) for s in usable],
         len(home),
@@ -107,18 +118,37 @@ def collect(scores: Sequence[Score], *, needs_label: bool) -> Columns:
     )
 
 
+def _order(score: Score) -> tuple[Any, ...]:
+    """A key that does not depend on the order in which scores come."""
+    return group_of(score), score.cluster or "", score.id, score.value or 0.0, score.label or 0.0
+
+
 def draw_counts(columns: Columns, resamples: int, rng: random.Random | None = None) -> Iterator[Floats]:
     """Yield how often each cluster is drawn (resamples x clusters), in chunks that fit into memory.
 
     Depends only on `rng` (None means `random.Random(0)`), the strata and the number of rows.
     """
+    return draw_clusters(columns.strata, resamples, rng, width=len(columns.groups))
+
+
+def draw_clusters(
+    strata: Sequence[Integers], resamples: int, rng: random.Random | None = None, *, width: int
+) -> Iterator[Floats]:
+    """The same for clusters that are given by number, those of each stratum drawn among themselves.
+
+    Args:
+        strata: every cluster's number once.
+        resamples: how many.
+        rng: None means `random.Random(0)`.
+        width: numbers that are held for each resample; decides the chunks.
+    """
     import numpy as np
 
     generator = np.random.default_rng((rng or random.Random(0)).getrandbits(64))
-    size = max(1, _CHUNK // max(1, len(columns.groups)))
+    size = max(1, _CHUNK // max(1, width))
     for start in range(0, resamples, size):
-        counts = np.zeros((min(size, resamples - start), columns.n_clusters))
-        for stratum in columns.strata:
+        counts = np.zeros((min(size, resamples - start), sum(map(len, strata))))
+        for stratum in strata:
             even = np.full(len(stratum), 1 / len(stratum))
             counts[:, stratum] = generator.multinomial(len(stratum), even, size=len(counts))
         yield counts

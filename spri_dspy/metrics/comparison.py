@@ -1,30 +1,53 @@
-"""Two systems on the same examples, and several raters on the same units.
+"""Two systems on the same examples: how much one exceeds the other, and whether that is chance.
 
 Systems are compared on the examples that both have, paired by id; what only one has, or could read, is
-counted as dropped. Nothing here corrects for several comparisons but `holm`, and nothing fails on the
+counted as dropped. `compare` is the one test: p of the paired permutation test, which swaps the two systems'
+results of whole clusters at random. If the systems are alike, each cluster's results might as well have come the other
+way round; nothing is assumed about distributions, and it holds for few examples, where a bootstrap rejects too often.
+The interval beside it is the cluster bootstrap's. `paired_t` is the published test and ignores clusters.
+
+Nothing here corrects for several comparisons but `holm`, and nothing fails on the
 numbers it is given: what cannot be computed is nan with a reason.
 
-It knows metrics and scores, nothing of files, tasks, models or DSPy.
+It knows statistics and scores, nothing of files, tasks, models or DSPy.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from spri_dspy.metrics.bootstrap import collect, draw_counts, group_of, is_number, middle
-from spri_dspy.metrics.set_level import Metric, by_group, mean_over_groups
+from spri_dspy.metrics.bootstrap import (
+    Columns,
+    collect,
+    draw_counts,
+    group_of,
+    has,
+    is_number,
+    middle,
+)
+from spri_dspy.metrics.set_level import (
+    CONSTANT,
+    Statistic,
+    by_group,
+    mean,
+    mean_of_groups,
+    mean_over_groups,
+    standardised,
+)
 from spri_dspy.metrics.set_level import macro as macro_mean
-from spri_dspy.records import Estimate, Score
+from spri_dspy.records import Score
 
 if TYPE_CHECKING:
     from spri_dspy.metrics.bootstrap import Floats
 
-Level = Literal["nominal", "ordinal", "interval"]
-"""What the numbers of a rating mean: names, an order, or distances."""
+T_TEST = "paired t-test, which takes examples for independent"
+"""The published test, by what it assumes: where examples share a cluster, it rejects too often."""
+
+_DRAWS, _DRAWS_OF_FUNCTION, _CHUNK = 4000, 1000, 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,85 +80,195 @@ class Comparison:
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(self).items()}
 
 
-def paired_bootstrap(
-    metric: Metric,
+def compare(
+    statistic: Statistic,
     a: Sequence[Score],
     b: Sequence[Score],
     *,
     macro: bool = False,
     resamples: int = 1000,
+    draws: int | None = None,
     rng: random.Random | None = None,
 ) -> Comparison:
-    """Compare two systems by resampling the examples they share, both with the same draws.
+    """Compare two systems by swapping, and resampling, the clusters of examples that they share.
 
-    The interval is the middle 95 % of the resampled differences. p is twice the smaller share of
-    resamples on either side of 0, counting one more on each side, so it is never below 2/(resamples + 1).
-    Groups and clusters are those of `a`.
+    p is two-sided: the share of swaps whose difference is as large as the observed one, exact where all swaps can be
+    tried (12 clusters), else counting one more, so it is never below 1/(draws + 1). For a correlation both sides are
+    standardised first: it does not care for scale. The interval is the middle 95 % of the differences of the cluster
+    bootstrap, both systems with the same draws. Groups and clusters are those of `a`.
 
     Args:
-        metric: what to compare.
+        statistic: what to compare.
         a: the system whose excess is reported; ids must be unique, and labels must be those of `b`.
         b: the other one.
-        macro: compare the means over groups; groups that are undefined in either are left out and named.
+        macro: compare the means over groups, as `set_level.macro` has them.
         resamples: how many bootstrap resamples to draw.
-        rng: where they come from; None means `random.Random(0)`.
+        draws: how many swaps to try; None: 4000, or 1000 where the statistic is no function of sums.
+        rng: where both come from; None means `random.Random(0)`.
     """
     import numpy as np
 
-    name = f"macro {metric.name}" if macro else metric.name
-    test = f"paired bootstrap, {resamples} resamples"
-    common = _common(a, b, needs_label=metric.needs_label)
+    name = f"macro {statistic.name}" if macro else statistic.name
+    draws = draws or (_DRAWS if statistic.sums else _DRAWS_OF_FUNCTION)
+    test = f"paired permutation test of clusters, {draws} draws; interval: cluster bootstrap, {resamples} resamples"
+    common = _common(a, b, statistic)
     groups: list[str] = []
     if macro:
-        groups, common = _in_defined_groups(metric, common)
-    sides = (common.first, common.second)
-    ends = [macro_mean(metric, side, ci=False) if macro else metric(side, ci=False) for side in sides]
+        groups, common = _in_defined_groups(statistic, common)
+    n, sides = len(common.first), (common.first, common.second)
+    ends = [macro_mean(statistic, side, ci=False) if macro else statistic(side, ci=False) for side in sides]
     difference = ends[0].value - ends[1].value
     if common.broken or not math.isfinite(difference):
         reason = common.note or ends[0].reason or ends[1].reason
-        return Comparison(name, *_NOTHING, len(common.first), test, common.dropped, reason)
-    columns = [collect(side, needs_label=metric.needs_label) for side in sides]
-    if all(len(stratum) < 2 for stratum in columns[0].strata):
-        return Comparison(
-            name, difference, *_NOTHING[1:], len(common.first), test, common.dropped, "a single cluster"
-        )
-    evaluators = [mean_over_groups(metric, c, groups) if macro else metric.prepare(c) for c in columns]
+        return Comparison(name, *_NOTHING, n, test, common.dropped, reason)
+    columns = [collect(side, statistic.needs) for side in sides]
+    if columns[0].n_clusters < 2:
+        return Comparison(name, difference, *_NOTHING[1:], n, test, common.dropped, "a single cluster")
+    rng = rng or random.Random(0)
+    evaluators = [
+        mean_over_groups(statistic, c, groups) if macro else statistic.prepare(c, math.nan) for c in columns
+    ]
     drawn = draw_counts(columns[0], resamples, rng)
     raw = np.concatenate([evaluators[0](counts) - evaluators[1](counts) for counts in drawn])
-    differences = np.round(raw, 12)  # systems that differ by rounding alone do not differ
-    interval = middle(differences)
+    interval = middle(np.round(raw, 12))  # systems that differ by rounding alone do not differ
+    p = _swapped(statistic, columns, groups if macro else None, draws, rng)
     note = "; ".join(n for n in (common.note, interval.note) if n) or None
-    p = _two_sided(differences)
-    return Comparison(
-        name, difference, interval.low, interval.high, p, len(common.first), test, common.dropped, note
+    return Comparison(name, difference, interval.low, interval.high, p, n, test, common.dropped, note)
+
+
+def permutation_p(
+    first: Floats, second: Floats, combine: Callable[[Floats], Floats], *, draws: int, rng: random.Random
+) -> float:
+    """Two-sided p of the difference of a statistic that follows from sums, under swaps of whole clusters.
+
+    Args:
+        first: one system's sums of every cluster (clusters x ...).
+        second: the other's, of the same clusters.
+        combine: sums without the axis of clusters (swaps x ...) -> the statistic of each.
+        draws: how many swaps; all of them are tried where there are no more.
+        rng: decides them.
+    """
+    import numpy as np
+
+    fixed, moving = (first + second).sum(axis=0) / 2, (first - second) / 2
+    moving = moving[np.abs(moving).reshape(len(moving), -1).max(axis=1) > 0]
+    n = len(moving)
+
+    def differences(signs: Floats) -> Floats:
+        moved = np.tensordot(signs, moving, 1)
+        return combine(fixed + moved) - combine(fixed - moved)
+
+    observed = abs(float(differences(np.ones((1, n)))[0]))
+    is_exact = (
+        n <= 60 and 2 ** max(0, n - 1) <= draws
+    )  # a swap of everything changes the sign and nothing else
+    if is_exact:
+        codes = np.arange(2 ** max(0, n - 1))
+        every = 1.0 - 2.0 * (codes[:, None] >> np.arange(n) & 1)
+        chunks = iter([every])
+    else:
+        generator, size = np.random.default_rng(rng.getrandbits(64)), max(1, _CHUNK // max(n, fixed.size))
+        lengths = [min(size, draws - start) for start in range(0, draws, size)]
+        chunks = (generator.choice((-1.0, 1.0), size=(length, n)) for length in lengths)
+    extreme = total = 0
+    for signs in chunks:
+        # What has no value is as extreme as can be: it speaks for nobody.
+        extreme += int((~(np.abs(differences(signs)) < observed - 1e-12)).sum())
+        total += len(signs)
+    return extreme / total if is_exact else (1 + extreme) / (1 + total)
+
+
+def _swapped(
+    statistic: Statistic,
+    sides: Sequence[Columns],
+    groups: Sequence[str] | None,
+    draws: int,
+    rng: random.Random,
+) -> float:
+    """The permutation test's p; `groups` for the mean over them."""
+    import numpy as np
+
+    sums = statistic.sums
+    if sums is None:
+        return _swapped_by_calling(statistic, sides, groups, draws, rng)
+
+    def combine(each: Floats) -> Floats:
+        with np.errstate(all="ignore"):
+            return sums.combine(each, math.nan) if groups is None else mean_of_groups(sums.combine(each, 0.0))
+
+    first, second = (
+        sums.table(side) if groups is None else np.stack([sums.table(side.only(g)) for g in groups], axis=1)
+        for side in sides
     )
+    return permutation_p(first, second, combine, draws=draws, rng=rng)
+
+
+def _swapped_by_calling(
+    statistic: Statistic,
+    sides: Sequence[Columns],
+    groups: Sequence[str] | None,
+    draws: int,
+    rng: random.Random,
+) -> float:
+    """The same for any statistic, computed anew for both systems after every swap."""
+    import numpy as np
+
+    generator = np.random.default_rng(rng.getrandbits(64))
+    first, second = (
+        _on_one_scale(side, groups) if statistic.is_correlation else side.scores for side in sides
+    )
+    clusters = sides[0].clusters
+
+    def difference(stays: Sequence[bool]) -> float:
+        pairs = [(x, y) if stay else (y, x) for x, y, stay in zip(first, second, stays, strict=True)]
+        one, two = (
+            macro_mean(statistic, side, ci=False) if groups else statistic(side, ci=False)
+            for side in zip(*pairs, strict=True)
+        )
+        return abs(one.value - two.value)
+
+    observed = difference([True] * len(first))
+    swaps = (generator.random(sides[0].n_clusters) < 0.5 for _ in range(draws))
+    return (1 + sum(not difference(s[clusters].tolist()) < observed - 1e-12 for s in swaps)) / (1 + draws)
+
+
+def _on_one_scale(side: Columns, groups: Sequence[str] | None) -> list[Score]:
+    """The scores, standardised in each group, or all together."""
+    parts = [side] if groups is None else [side.only(g) for g in groups]
+    found = {
+        s.id: replace(s, value=value)
+        for part in parts
+        for s, value in zip(part.scores, standardised(part.values).tolist(), strict=True)
+    }
+    return [found[s.id] for s in side.scores]
 
 
 def paired_t(a: Sequence[Score], b: Sequence[Score]) -> Comparison:
     """Compare two systems' mean scores by Student's paired t-test, two-sided; labels play no part.
 
-    It takes the examples for independent. Differences that are all equal have no spread to test with:
-    p is 1 if they are 0 and nan otherwise. Source: SPRI, section on cognitive reappraisal, table 1.
+    It takes the examples for independent: where they share a cluster p is too small; see `compare`. Differences
+    that are all equal have no spread to test with: p is 1 if they are 0 and nan otherwise.
+    Source: SPRI, section on cognitive reappraisal, table 1.
     """
     import numpy as np
     from scipy import stats
 
-    common = _common(a, b, needs_label=False)
+    common = _common(a, b, mean)
     n = len(common.first)
     reason = common.note or ("no common examples" if not n else None)
     if reason:
-        return Comparison("mean", *_NOTHING, n, "paired t", common.dropped, reason)
+        return Comparison("mean", *_NOTHING, n, T_TEST, common.dropped, reason)
     first, second = (np.array([s.value for s in side], dtype=float) for side in (common.first, common.second))
     differences = first - second
     difference = float(differences.mean())
     if n < 2 or float(np.ptp(differences)) <= 1e-12 * float(abs(differences).max()):
         p = 1.0 if n > 1 and difference == 0 else math.nan
         reason = "one common example" if n < 2 else "every difference is the same"
-        return Comparison("mean", difference, math.nan, math.nan, p, n, "paired t", common.dropped, reason)
+        return Comparison("mean", difference, math.nan, math.nan, p, n, T_TEST, common.dropped, reason)
     result = stats.ttest_rel(first, second)
     low, high = result.confidence_interval(0.95)
     p = float(result.pvalue)
-    return Comparison("mean", difference, float(low), float(high), p, n, "paired t", common.dropped)
+    return Comparison("mean", difference, float(low), float(high), p, n, T_TEST, common.dropped)
 
 
 def holm(pvalues: Sequence[float]) -> list[float]:
@@ -152,65 +285,7 @@ def holm(pvalues: Sequence[float]) -> list[float]:
     return corrected
 
 
-def krippendorff_alpha(
-    ratings: Sequence[Sequence[float | None]],
-    *,
-    level: Level = "ordinal",
-    clusters: Sequence[str] | None = None,
-    ci: bool = True,
-    resamples: int = 1000,
-    rng: random.Random | None = None,
-) -> Estimate:
-    """Krippendorff's alpha: 1 is perfect agreement of the raters, 0 is chance, below 0 is worse.
-
-    The interval comes from resampling units, or clusters of them. Units with fewer than two ratings count as dropped.
-    Source: Krippendorff, "Computing Krippendorff's alpha-reliability", 2011.
-
-    Args:
-        ratings: one sequence a rater, one place a unit in each, all of one length; None is missing.
-        level: what the numbers mean.
-        clusters: one name a unit; units of one name are resampled together. None: each unit apart.
-        ci: False leaves the interval nan.
-        resamples: how many bootstrap resamples the interval rests on.
-        rng: where they come from; None means `random.Random(0)`.
-
-    Raises:
-        ValueError: the sequences differ in length.
-    """
-    import numpy as np
-
-    name = f"krippendorff alpha ({level})"
-    units = [sorted(r for r in unit if r is not None and is_number(r)) for unit in zip(*ratings, strict=True)]
-    names = clusters if clusters is not None else [str(i) for i in range(len(units))]
-    together: dict[str, list[list[float]]] = {}
-    for unit, cluster in zip(units, names, strict=True):
-        if len(unit) > 1:
-            together.setdefault(cluster, []).append(unit)
-    n = sum(map(len, together.values()))
-    dropped = len(units) - n
-    if not n:
-        return Estimate(name, math.nan, 0, dropped, reason="no unit has two ratings")
-    # Sorted, so that neither the order of units nor the clusters' names decide what is drawn.
-    categories, tables = _coincidences(sorted(sorted(members) for members in together.values()))
-    value = float(_alpha(tables.sum(axis=0)[None], categories, level)[0])
-    if math.isnan(value):
-        return Estimate(name, value, n, dropped, reason="constant ratings")
-    if not ci or len(tables) < 2:
-        return Estimate(name, value, n, dropped, reason="no interval: a single cluster" if ci else None)
-    generator = np.random.default_rng((rng or random.Random(0)).getrandbits(64))
-    flat = tables.reshape(len(tables), -1)
-    even = np.full(len(tables), 1 / len(tables))
-    size = max(1, _CHUNK // max(flat.shape))
-    values: list[Floats] = []
-    for start in range(0, resamples, size):
-        counts = generator.multinomial(len(tables), even, size=min(size, resamples - start))
-        values.append(_alpha((counts @ flat).reshape(-1, *tables.shape[1:]), categories, level))
-    interval = middle(np.concatenate(values))
-    return Estimate(name, value, n, dropped, interval.low, interval.high, interval.note)
-
-
 _NOTHING = (math.nan, math.nan, math.nan, math.nan)
-_CHUNK = 2_000_000
 
 
 class _Common(NamedTuple):
@@ -223,7 +298,7 @@ class _Common(NamedTuple):
     note: str | None = None
 
 
-def _common(a: Sequence[Score], b: Sequence[Score], *, needs_label: bool) -> _Common:
+def _common(a: Sequence[Score], b: Sequence[Score], statistic: Statistic) -> _Common:
     """Pair two systems' scores by id. The second side gets the groups and clusters of the first."""
     sides = [{s.id: s for s in side} for side in (a, b)]
     for side, unique in zip((a, b), sides, strict=True):
@@ -234,68 +309,31 @@ def _common(a: Sequence[Score], b: Sequence[Score], *, needs_label: bool) -> _Co
     second: list[Score] = []
     for one in a:
         two = sides[1].get(one.id)
-        if two is None or not is_number(one.value) or not is_number(two.value):
+        if two is None:
             continue
         label = one.label if is_number(one.label) else two.label
-        if needs_label and is_number(two.label) and two.label != label:
+        one, old = replace(one, label=label), two.label
+        two = replace(two, label=label, group=one.group, cluster=one.cluster)
+        if not (has(one, statistic.needs) and has(two, statistic.needs)):
+            continue
+        if statistic.needs == "label" and is_number(old) and old != label:
             return _Common([], [], asked, True, f"labels differ, for example of {one.id!r}")
-        if not needs_label or is_number(label):
-            first.append(replace(one, label=label))
-            second.append(replace(two, label=label, group=one.group, cluster=one.cluster))
+        first.append(one)
+        second.append(two)
     return _Common(first, second, asked - len(first))
 
 
-def _in_defined_groups(metric: Metric, common: _Common) -> tuple[list[str], _Common]:
-    """The groups in which the metric has a value for both systems, and the examples in them."""
-    values = [by_group(metric, side, ci=False) for side in (common.first, common.second)]
-    defined = [g for g in values[0] if not any(math.isnan(v[g].value) for v in values)]
+def _in_defined_groups(statistic: Statistic, common: _Common) -> tuple[list[str], _Common]:
+    """The groups that count for both systems, and the examples in them."""
+    values = [by_group(statistic, side, ci=False) for side in (common.first, common.second)]
+    defined = [
+        g
+        for g in values[0]
+        if all(e.reason == CONSTANT or not math.isnan(e.value) for e in (v[g] for v in values))
+    ]
     missing = [f"{g} ({values[0][g].reason or values[1][g].reason})" for g in values[0] if g not in defined]
     if not missing:
         return defined, common
     first, second = ([s for s in side if group_of(s) in defined] for side in (common.first, common.second))
     dropped = common.dropped + len(common.first) - len(first)
     return defined, _Common(first, second, dropped, not defined, f"without {', '.join(missing)}")
-
-
-def _two_sided(differences: Floats) -> float:
-    """Twice the smaller share of defined resamples on either side of 0; nan if too few are defined."""
-    import numpy as np
-
-    defined = differences[np.isfinite(differences)]
-    if not len(defined) or 2 * len(defined) < len(differences):
-        return math.nan
-    smaller = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
-    return min(1.0, 2 * (smaller + 1) / (len(defined) + 1))
-
-
-def _coincidences(clusters: Sequence[Sequence[Sequence[float]]]) -> tuple[Floats, Floats]:
-    """The distinct ratings in order, and a coincidence matrix for each cluster of units.
-
-    The second has the shape clusters x ratings x ratings.
-    """
-    import numpy as np
-
-    categories = np.unique([rating for units in clusters for unit in units for rating in unit])
-    tables = np.zeros((len(clusters), len(categories), len(categories)))
-    for table, units in zip(tables, clusters, strict=True):
-        for unit in units:
-            tally = np.bincount(np.searchsorted(categories, unit), minlength=len(categories))
-            table += (np.outer(tally, tally) - np.diag(tally)) / (len(unit) - 1)
-    return categories, tables
-
-
-def _alpha(coincidences: Floats, categories: Floats, level: Level) -> Floats:
-    """Alpha of each coincidence matrix (resamples x ratings x ratings); nan where one rating stands alone."""
-    import numpy as np
-
-    totals = coincidences.sum(axis=2)
-    n = totals.sum(axis=1)
-    # The ordinal distance of two ratings is how many lie between their middles: a place on a line.
-    place = np.cumsum(totals, axis=1) - totals / 2 if level == "ordinal" else categories + 0 * totals
-    distance = (place[:, :, None] - place[:, None, :]) ** 2
-    if level == "nominal":
-        distance = (distance > 0).astype(float)
-    observed = (coincidences * distance).sum(axis=(1, 2))
-    expected = (totals[:, :, None] * totals[:, None, :] * distance).sum(axis=(1, 2)) / (n - 1)
-    with np.errstate(all="ignore"):
-        return np.where(expected > 0, 1 - observed / expected, np.nan)

@@ -1,14 +1,19 @@
-"""Set-level metrics over scores, for all examples, by group, and as the mean over groups.
+"""Statistics of a set of scores, for all examples, by group, and as the mean over groups.
 
     pearson(scores)     by_group(pearson, scores)     macro(pearson, scores)
 
-A Metric is called with scores and returns an Estimate: the value, how many examples went in, how many had
-no score or no label, and a 95 % interval from resampling clusters (`resampling`). It never fails on the
+A Statistic is called with scores and returns an Estimate: the value, how many examples went in, how many had
+no score or no label, and a 95 % interval from the cluster bootstrap (`bootstrap`). It never fails on the
 scores it is given: what cannot be computed is nan with a reason, and what was left out is counted. Results
 do not depend on the order of the scores, only on the scores and `rng`.
 
+**Means over groups** (`macro`) have one definition, for what is chosen and what is reported alike: races, tuning and
+tables use it. Missing scores are dropped and counted. A group with fewer than three scored and labelled examples, or
+with constant labels, tells nothing of anybody: it is left out and named. A group whose scores are constant although
+its labels vary counts as 0: telling nothing apart earns nothing. Alone, a correlation of constant scores is nan.
+
 It knows nothing of files, tasks, models or DSPy, and it never turns a missing score into a number.
-Comparisons of two systems, and of raters, are in `paired`.
+Comparisons of two systems, and of raters, are in `comparison`; where scores come from is in `metric`.
 """
 
 from __future__ import annotations
@@ -17,12 +22,13 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spri_dspy.metrics.bootstrap import (
     Columns,
     Evaluator,
     Interval,
+    Needs,
     bootstrap_interval,
     collect,
     group_of,
@@ -34,30 +40,85 @@ from spri_dspy.records import Estimate, Score
 if TYPE_CHECKING:
     from spri_dspy.metrics.bootstrap import Floats, Integers
 
-_ROWS_AT_A_TIME = 2048
+CONSTANT = "constant scores"
+"""The reason of a correlation that has labels to follow and follows none of them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class Sums:
+    """A statistic that follows from sums over rows, so that resampling and swapping rows is adding up.
+
+    Attributes:
+        rows: values and labels -> the numbers to add up (rows x sums).
+        combine: sums (... x sums) -> the statistic; nan where it has none. The second argument stands where scores
+            are constant and labels are not.
+        is_standard: values and labels are standardised first, in each group and for each system.
+    """
+
+    rows: Callable[[Floats, Floats], Floats]
+    combine: Callable[[Floats, float], Floats]
+    is_standard: bool = False
+
+    def table(self, columns: Columns) -> Floats:
+        """The sums of every cluster (clusters x sums)."""
+        import numpy as np
+
+        sides = columns.values, columns.labels
+        rows = self.rows(*(map(standardised, sides) if self.is_standard else sides))
+        table = np.zeros((columns.n_clusters, rows.shape[1]))
+        np.add.at(table, columns.clusters, rows)
+        return table
+
+
+@dataclass(frozen=True, slots=True)
+class Statistic:
     """One number about a set of scores; call it with them.
 
     Attributes:
         name: the name in estimates and reports.
-        compute: the value for the rows as they are; nan if there is none.
-        prepare: the same for resamples: takes the rows once and returns the Evaluator.
-        needs_label: examples without a label are dropped if so.
-        needs_spread: constant scores or labels, and fewer than three examples, have no value if so.
-        undefined: the reason given where `compute` is nan.
+        prepare: takes rows once, and what constant scores come to while labels vary (nan, or 0 in a mean over
+            groups); returns the Evaluator, which is nan where there is no value.
+        needs: what an example must have to go in; others are dropped and counted.
+        is_correlation: constant scores or labels, and fewer than three examples, have no value if so.
+        undefined: the reason given where there is no value.
         closed_form: (value, number of clusters) -> interval, where resampling would mislead.
+        sums: how it follows from sums; None if it does not.
     """
 
     name: str
-    compute: Callable[[Columns], float]
-    prepare: Callable[[Columns], Evaluator]
-    needs_label: bool = True
-    needs_spread: bool = False
+    prepare: Callable[[Columns, float], Evaluator]
+    needs: Needs = "label"
+    is_correlation: bool = False
     undefined: str = "not a number"
     closed_form: Callable[[float, int], Interval] | None = None
+    sums: Sums | None = None
+
+    @classmethod
+    def of(
+        cls, function: Callable[[Sequence[Score]], float | Estimate], name: str | None = None
+    ) -> Statistic:
+        """Any function of scores: it is called once for every resample, with examples of it repeated.
+
+        Args:
+            function: pure, and blind to the scores' order; nan where it has no value. Every score has a value.
+            name: by default the function's.
+        """
+
+        def prepare(columns: Columns, flat: float) -> Evaluator:
+            import numpy as np
+
+            def once(drawn: Floats) -> float:
+                times = drawn[columns.clusters].astype(int).tolist()
+                return number([s for s, n in zip(columns.scores, times, strict=True) for _ in range(n)])
+
+            return lambda counts: np.array([once(drawn) for drawn in counts], dtype=np.float64)
+
+        def number(scores: list[Score]) -> float:
+            found = function(scores)
+            return found.value if isinstance(found, Estimate) else float(found)
+
+        own = getattr(function, "__name__", type(function).__name__)
+        return cls(name or own, prepare, needs="value", undefined="the function gives no number")
 
     def __call__(
         self,
@@ -67,7 +128,7 @@ class Metric:
         resamples: int = 1000,
         rng: random.Random | None = None,
     ) -> Estimate:
-        """Compute the metric over all scores alike, whatever their group.
+        """Compute the statistic over all scores alike, whatever their group.
 
         Args:
             scores: one item an example, in any order.
@@ -77,133 +138,191 @@ class Metric:
         """
         import numpy as np
 
-        columns = collect(scores, needs_label=self.needs_label)
+        columns = collect(scores, self.needs)
         n = len(columns.groups)
         dropped = len(scores) - n
         reason = _unusable(scores, columns, self)
+        if reason:
+            return Estimate(self.name, math.nan, n, dropped, reason=reason)
         with np.errstate(all="ignore"):  # an overflow is not finite, and reported below
-            value = math.nan if reason else self.compute(columns)
+            evaluate = self.prepare(columns, math.nan)
+            value = float(evaluate(np.ones((1, columns.n_clusters)))[0])
         if not math.isfinite(value):
-            return Estimate(self.name, math.nan, n, dropped, reason=reason or self.undefined)
+            return Estimate(self.name, math.nan, n, dropped, reason=self.undefined)
         if not ci:
             return Estimate(self.name, value, n, dropped)
         if self.closed_form:
             interval = self.closed_form(value, columns.n_clusters)
         else:
-            interval = bootstrap_interval(columns, self.prepare(columns), resamples, rng)
+            interval = bootstrap_interval(columns, evaluate, resamples, rng)
         return Estimate(self.name, value, n, dropped, interval.low, interval.high, interval.note)
 
 
 def by_group(
-    metric: Metric,
+    statistic: Statistic,
     scores: Sequence[Score],
     *,
     ci: bool = True,
     resamples: int = 1000,
     rng: random.Random | None = None,
 ) -> dict[str, Estimate]:
-    """Apply a metric to every group apart; keys in alphabetical order, arguments as for a Metric."""
+    """Apply a statistic to every group apart; keys in alphabetical order, arguments as for a Statistic."""
     rng = rng or random.Random(0)
     members: dict[str, list[Score]] = {}
     for score in scores:
         members.setdefault(group_of(score), []).append(score)
-    return {g: metric(members[g], ci=ci, resamples=resamples, rng=rng) for g in sorted(members)}
+    return {g: statistic(members[g], ci=ci, resamples=resamples, rng=rng) for g in sorted(members)}
 
 
 def macro(
-    metric: Metric,
+    statistic: Statistic,
     scores: Sequence[Score],
     *,
     ci: bool = True,
     resamples: int = 1000,
     rng: random.Random | None = None,
 ) -> Estimate:
-    """Compute the plain mean of a metric over the groups, every group counting alike.
+    """Compute the plain mean of a statistic over the groups, every group counting alike; see this module.
 
     Groups without a value are left out of the mean, never silently: `reason` names them, and their
     examples count as dropped. If no group has a value, the mean has none either. Arguments as for a
-    Metric.
+    Statistic.
     """
-    name = f"macro {metric.name}"
-    groups = by_group(metric, scores, ci=False)
-    defined = {g: e for g, e in groups.items() if not math.isnan(e.value)}
-    missing = [f"{g} ({e.reason})" for g, e in groups.items() if g not in defined]
-    left_out = f"without {', '.join(missing)}" if missing else None
-    if not defined:
+    name = f"macro {statistic.name}"
+    groups = by_group(statistic, scores, ci=False)
+    flat = [g for g, e in groups.items() if e.reason == CONSTANT]
+    values = {g: e.value for g, e in groups.items() if not math.isnan(e.value)} | dict.fromkeys(flat, 0.0)
+    missing = [f"{g} ({e.reason})" for g, e in groups.items() if g not in values]
+    notes = [f"without {', '.join(missing)}"] if missing else []
+    notes += [f"{', '.join(flat)} counted as 0 ({CONSTANT})"] if flat else []
+    if not values:
         reasons = {e.reason for e in groups.values()} or {"no examples"}
-        reason = reasons.pop() if len(reasons) == 1 else left_out
+        reason = reasons.pop() if len(reasons) == 1 else notes[0]
         return Estimate(name, math.nan, 0, len(scores), reason=reason)
-    value = sum(e.value for e in defined.values()) / len(defined)
+    value = sum(values.values()) / len(values)
     if not math.isfinite(value):
-        return Estimate(name, math.nan, 0, len(scores), reason=metric.undefined)
-    n = sum(e.n for e in defined.values())
-    if not ci:
-        return Estimate(name, value, n, len(scores) - n, reason=left_out)
-    columns = collect(scores, needs_label=metric.needs_label)
-    interval = bootstrap_interval(columns, mean_over_groups(metric, columns, [*defined]), resamples, rng)
-    reason = "; ".join(r for r in (left_out, interval.note) if r) or None
+        return Estimate(name, math.nan, 0, len(scores), reason=statistic.undefined)
+    n = sum(groups[g].n for g in values)
+    interval = Interval()
+    if ci:
+        columns = collect(scores, statistic.needs)
+        interval = bootstrap_interval(
+            columns, mean_over_groups(statistic, columns, sorted(values)), resamples, rng
+        )
+    reason = "; ".join([*notes, *([interval.note] if interval.note else [])]) or None
     return Estimate(name, value, n, len(scores) - n, interval.low, interval.high, reason)
 
 
-def mean_over_groups(metric: Metric, columns: Columns, groups: Sequence[str]) -> Evaluator:
-    """The metric's mean over these groups, resample by resample; undefined where one of them is."""
-    parts = [metric.prepare(columns.only(group)) for group in groups]
+def mean_over_groups(statistic: Statistic, columns: Columns, groups: Sequence[str]) -> Evaluator:
+    """The statistic's mean over these groups, resample by resample; see `mean_of_groups`."""
+    parts = [statistic.prepare(columns.only(group), 0.0) for group in groups]
 
     def evaluate(counts: Floats) -> Floats:
         import numpy as np
 
-        return np.mean([part(counts) for part in parts], axis=0)
+        return mean_of_groups(np.stack([part(counts) for part in parts], axis=-1))
 
     return evaluate
 
 
-def _unusable(scores: Sequence[Score], columns: Columns, metric: Metric) -> str | None:
+def mean_of_groups(values: Floats) -> Floats:
+    """Means over the last axis, groups without a value (nan) left out; nan where none has one."""
+    import numpy as np
+
+    defined = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(defined, values, 0.0).sum(axis=-1) / defined.sum(axis=-1)
+
+
+def _unusable(scores: Sequence[Score], columns: Columns, statistic: Statistic) -> str | None:
     """Why these scores cannot have a value, or None if nothing speaks against one."""
     n = len(columns.groups)
     if not n:
         if not scores:
             return "no examples"
-        if metric.needs_label and not any(is_number(s.label) for s in scores):
+        if statistic.needs == "label" and not any(is_number(s.label) for s in scores):
             return "no labels"
         has_value = any(is_number(s.value) for s in scores)
         return "no example has both a score and a label" if has_value else "no scores"
-    if not metric.needs_spread:
+    if not statistic.is_correlation:
         return None
     if n < 3:
         return f"needs at least 3 examples, has {n}"
-    for name, numbers in (("scores", columns.values), ("labels", columns.labels)):
-        # Beyond twelve digits a spread is rounding, and a correlation with it is noise.
-        if float(numbers.max()) - float(numbers.min()) <= 1e-12 * float(abs(numbers).max()):
-            return f"constant {name}"
-    return None
+    if not has_spread(columns.labels):
+        return "constant labels"
+    return None if has_spread(columns.values) else CONSTANT
 
 
-def _by_cells(formula: Callable[[Floats, Floats, Floats], Floats]) -> Callable[[Columns], Evaluator]:
-    """Resample over the distinct (value, label) pairs: judges use few, so most of the work falls away.
+def has_spread(side: Floats) -> bool:
+    """Whether numbers differ; beyond twelve digits a spread is rounding, and a correlation with it is noise."""
+    return float(side.max()) - float(side.min()) > 1e-12 * float(abs(side).max())
 
-    `formula` takes the pairs' values, their labels and how often each pair was drawn (resamples x pairs).
+
+def standardised(side: Floats) -> Floats:
+    """Mean 0 and variance 1; all 0 if constant."""
+    if not len(side) or not has_spread(side):
+        return side * 0.0
+    centred = (side - side.mean()) / (side.max() - side.min())
+    return centred / centred.std()
+
+
+def pearson_rows(values: Floats, labels: Floats) -> Floats:
+    """What `correlation` needs, row by row: 1, x, y, xx, yy, xy."""
+    import numpy as np
+
+    ones = np.ones(len(values))
+    return np.stack([ones, values, labels, values * values, labels * labels, values * labels], axis=1)
+
+
+def correlation(sums: Floats, flat: float = math.nan) -> Floats:
+    """Pearson's r from sums of `pearson_rows` (... x 6), each possibly weighted; the one place where it is computed.
+
+    Args:
+        sums: of values and labels that are about 1 in size and centred at about 0, as `standardised` makes them.
+        flat: what constant values come to while labels vary. Constant labels, or no row at all, are nan.
     """
+    import numpy as np
 
-    def prepare(columns: Columns) -> Evaluator:
+    with np.errstate(all="ignore"):  # no row at all is nan, which is what is meant
+        mean = sums[..., 1:] / sums[..., :1]
+        x, y, xx, yy, xy = np.moveaxis(mean, -1, 0)
+        var_x, var_y = xx - x * x, yy - y * y
+        r = np.where(var_x < 1e-12, flat, (xy - x * y) / np.sqrt(var_x * var_y))
+        return np.where(var_y < 1e-12, np.nan, r)
+
+
+def _by_sums(name: str, sums: Sums, **settings: Any) -> Statistic:
+    def prepare(columns: Columns, flat: float) -> Evaluator:
         import numpy as np
 
-        both = np.stack([columns.values, columns.labels])
-        cells: Floats
-        cells, index = np.unique(both, axis=1, return_inverse=True)
-        order, starts = _runs(index.ravel())
-        clusters = columns.clusters[order]
+        table = sums.table(columns)
 
         def evaluate(counts: Floats) -> Floats:
-            drawn = np.add.reduceat(counts[:, clusters], starts, axis=1)
-            with np.errstate(all="ignore"):  # an empty or constant resample is nan, which is what is meant
-                return formula(cells[0], cells[1], drawn)
+            with np.errstate(
+                all="ignore"
+            ):  # an overflow or an empty resample is undefined, which is what is meant
+                return sums.combine(counts @ table, flat)
 
         return evaluate
 
-    return prepare
+    return Statistic(name, prepare, sums=sums, **settings)
 
 
-def _runs(index: Integers) -> tuple[Integers, Integers]:
+def _average(name: str, rowwise: Callable[[Floats, Floats], Floats], **settings: Any) -> Statistic:
+    """A statistic that is the plain mean of one number a row."""
+
+    def rows(values: Floats, labels: Floats) -> Floats:
+        import numpy as np
+
+        return np.stack([np.ones(len(values)), rowwise(values, labels)], axis=1)
+
+    def combine(sums: Floats, flat: float) -> Floats:
+        return sums[..., 1] / sums[..., 0]
+
+    return _by_sums(name, Sums(rows, combine), **settings)
+
+
+def runs(index: Integers) -> tuple[Integers, Integers]:
     """The order that brings equal numbers together, and where each run of them starts in it."""
     import numpy as np
 
@@ -211,84 +330,8 @@ def _runs(index: Integers) -> tuple[Integers, Integers]:
     return order, np.flatnonzero(np.diff(index[order], prepend=-1))
 
 
-def _scipy(name: str) -> Callable[[Columns], float]:
-    """The statistic of the scipy.stats function of that name."""
-
-    def compute(columns: Columns) -> float:
-        from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
-
-        return float(getattr(stats, name)(columns.values, columns.labels).statistic)
-
-    return compute
-
-
-def _weighted_pearson(x: Floats, y: Floats, weights: Floats) -> Floats:
-    import numpy as np
-
-    x, y = ((side - side.mean()) / (np.ptp(side) or 1.0) for side in (x, y))
-    n = weights.sum(axis=1)
-    mean_x, mean_y = weights @ x / n, weights @ y / n
-    variance_x = weights @ (x * x) / n - mean_x**2
-    variance_y = weights @ (y * y) / n - mean_y**2
-    covariance = weights @ (x * y) / n - mean_x * mean_y
-    # Both sides have range 1: a variance this small is a constant resample plus rounding.
-    constant = (variance_x < 1e-12) | (variance_y < 1e-12)
-    return np.where(constant, np.nan, covariance / np.sqrt(variance_x * variance_y))
-
-
-def _tallied(side: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """How often each distinct value was drawn, and each pair's mid-rank (both resamples x ...)."""
-    import numpy as np
-
-    _, index = np.unique(side, return_inverse=True)
-    order, starts = _runs(index)
-    tally = np.add.reduceat(weights[:, order], starts, axis=1)
-    ranks = np.cumsum(tally, axis=1) - (tally - 1) / 2
-    return tally, ranks[:, index]
-
-
-def _weighted_spearman(x: Floats, y: Floats, weights: Floats) -> Floats:
-    import numpy as np
-
-    middle = (weights.sum(axis=1, keepdims=True) + 1) / 2
-    x, y = (_tallied(side, weights)[1] - middle for side in (x, y))
-    spread_x, spread_y = (weights * x * x).sum(axis=1), (weights * y * y).sum(axis=1)
-    constant = (spread_x < 1e-9) | (spread_y < 1e-9)
-    return np.where(constant, np.nan, (weights * x * y).sum(axis=1) / np.sqrt(spread_x * spread_y))
-
-
-def _weighted_kendall(x: Floats, y: Floats, weights: Floats) -> Floats:
-    import numpy as np
-
-    agreement = np.zeros(len(weights))
-    for start in range(0, len(x), _ROWS_AT_A_TIME):
-        part = slice(start, start + _ROWS_AT_A_TIME)
-        signs = np.sign(x[part, None] - x) * np.sign(y[part, None] - y)
-        agreement += ((weights[:, part] @ signs) * weights).sum(axis=1)
-    n = weights.sum(axis=1)
-    tallies = (_tallied(side, weights)[0] for side in (x, y))
-    untied = [n * (n - 1) - (tally * (tally - 1)).sum(axis=1) for tally in tallies]
-    return np.where((untied[0] <= 0) | (untied[1] <= 0), np.nan, agreement / np.sqrt(untied[0] * untied[1]))
-
-
-def _average(
-    name: str,
-    rowwise: Callable[[Floats, Floats], Floats],
-    *,
-    needs_label: bool = True,
-    closed_form: Callable[[float, int], Interval] | None = None,
-) -> Metric:
-    """A metric that is the plain mean of one number a row."""
-
-    def compute(columns: Columns) -> float:
-        return float(rowwise(columns.values, columns.labels).mean())
-
-    prepare = _by_cells(lambda x, y, weights: weights @ rowwise(x, y) / weights.sum(axis=1))
-    return Metric(name, compute, prepare, needs_label=needs_label, closed_form=closed_form)
-
-
-def _pair_share(name: str, kind: int) -> Metric:
-    """A metric that is the share of one kind among the pairs that labels tell apart; see `_pairs`."""
+def _pair_share(name: str, kind: int) -> Statistic:
+    """A statistic that is the share of one kind among the pairs that labels tell apart; see `_pairs`."""
 
     def portion(totals: Floats) -> Floats:
         import numpy as np
@@ -296,14 +339,11 @@ def _pair_share(name: str, kind: int) -> Metric:
         with np.errstate(all="ignore"):
             return totals[..., kind] / totals.sum(axis=-1)
 
-    def compute(columns: Columns) -> float:
-        return float(portion(_pairs(columns).sum(axis=0)))
-
-    def prepare(columns: Columns) -> Evaluator:
+    def prepare(columns: Columns, flat: float) -> Evaluator:
         pairs = _pairs(columns)
         return lambda counts: portion(counts @ pairs)
 
-    return Metric(name, compute, prepare, undefined="no two examples of a cluster differ in their labels")
+    return Statistic(name, prepare, undefined="no two examples of a cluster differ in their labels")
 
 
 def _pairs(columns: Columns) -> Floats:
@@ -311,7 +351,7 @@ def _pairs(columns: Columns) -> Floats:
     import numpy as np
 
     table = np.zeros((columns.n_clusters, 3))
-    order, starts = _runs(columns.clusters)
+    order, starts = runs(columns.clusters)
     for rows in np.split(order, starts[1:]):
         values, labels = columns.values[rows], columns.labels[rows]
         above = np.sign(labels[:, None] - labels) > 0
@@ -320,22 +360,16 @@ def _pairs(columns: Columns) -> Floats:
     return table
 
 
-pearson = Metric("pearson", _scipy("pearsonr"), _by_cells(_weighted_pearson), needs_spread=True)
+pearson = _by_sums("pearson", Sums(pearson_rows, correlation, is_standard=True), is_correlation=True)
 """Pearson's r between scores and labels, in [-1, 1]."""
-
-spearman = Metric("spearman", _scipy("spearmanr"), _by_cells(_weighted_spearman), needs_spread=True)
-"""Spearman's rank correlation between scores and labels, in [-1, 1]; ties share their mean rank."""
-
-kendall = Metric("kendall", _scipy("kendalltau"), _by_cells(_weighted_kendall), needs_spread=True)
-"""Kendall's tau-b between scores and labels, in [-1, 1]."""
 
 mae = _average("mae", lambda x, y: abs(x - y))
 """Mean absolute difference of scores and labels, 0 or more, in the scores' own unit."""
 
-mean = _average("mean", lambda x, y: x, needs_label=False)
+mean = _average("mean", lambda x, y: x, needs="value")
 """Mean of the scores; needs no labels."""
 
-share = _average("share", lambda x, y: (x != 0) * 1.0, needs_label=False, closed_form=wilson)
+share = _average("share", lambda x, y: (x != 0) * 1.0, needs="value", closed_form=wilson)
 """Share of the scores that are not 0, in [0, 1]; needs no labels.
 
 Interval: Wilson's with the number of clusters as n, which errs on the wide side where clusters are large.

@@ -15,7 +15,6 @@ It knows records, scores and judges; programs, runs and candidates are in `evalu
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,9 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 from spri_dspy.errors import UnknownNameError, UsageError
 from spri_dspy.metrics import set_level as scoring
 from spri_dspy.metrics.bootstrap import group_of, is_number
-from spri_dspy.metrics.comparison import Comparison, paired_bootstrap
+from spri_dspy.metrics.comparison import Comparison, compare
 from spri_dspy.records import Estimate, Record, Score
-from spri_dspy.tuning._functions import compared, with_interval
 from spri_dspy.tuning.racing.race import MacroPearson, Mean, Objective, Row
 
 if TYPE_CHECKING:
@@ -81,7 +79,7 @@ class Metric:
         function itself chooses, on the same examples for all of them, and it is what is confirmed and reported.
 
         Args:
-            function: pure; larger is better; nan where it cannot be computed. Scores without a value may occur.
+            function: pure; larger is better; nan where it cannot be computed. It gets scores that have a value.
             read: see Metric; by default the judge's only criterion, or the program's own judgement.
             judge: see Metric.
             label: see Metric; "pearson" as stand-in needs one.
@@ -138,34 +136,32 @@ class Metric:
 
     def value(self, scores: Sequence[Score], *, rng: random.Random | None = None) -> Estimate:
         """The metric with a 95 % interval from resampling clusters; nan with a reason where there is none."""
-        if self.function is not None:
-            return with_interval(self.name, self.measure, scores, rng)
-        if self.kind == "pearson":
-            return scoring.macro(scoring.pearson, scores, rng=rng)
-        return scoring.mean(scores, rng=rng)
+        return self._estimate(scores, rng=rng)
 
     def measure(self, scores: Sequence[Score]) -> float:
-        """The metric without an interval; nan if there is none.
+        """The metric without an interval; nan if there is none."""
+        return self._estimate(scores, ci=False).value
 
-        Unlike in `value`, a group with constant scores counts as 0: telling nothing apart must earn nothing.
-        """
+    def _estimate(self, scores: Sequence[Score], **settings: Any) -> Estimate:
+        if self._is_macro:
+            return scoring.macro(scoring.pearson, scores, **settings)
+        return self._statistic(scores, **settings)
+
+    @property
+    def _is_macro(self) -> bool:
+        return self.function is None and self.kind == "pearson"
+
+    @property
+    def _statistic(self) -> scoring.Statistic:
         if self.function is not None:
-            found = self.function(scores)
-            return found.value if isinstance(found, Estimate) else float(found)
-        if self.kind == "pearson":
-            return _macro_r(scores)
-        values = [s.value for s in scores if s.value is not None]
-        return fmean(values) if values else math.nan
+            return scoring.Statistic.of(self.function, self.name)
+        return scoring.pearson if self.kind == "pearson" else scoring.mean
 
     def compare(
         self, a: Sequence[Score], b: Sequence[Score], *, rng: random.Random | None = None
     ) -> Comparison:
-        """How much the metric of `a` exceeds that of `b`: a paired bootstrap on the examples they share."""
-        if self.function is not None:
-            return compared(self.name, self.measure, a, b, rng)
-        if self.kind == "pearson":
-            return paired_bootstrap(scoring.pearson, a, b, macro=True, rng=rng)
-        return paired_bootstrap(scoring.mean, a, b, rng=rng)
+        """How much the metric of `a` exceeds that of `b` on the examples they share; see `comparison.compare`."""
+        return compare(self._statistic, a, b, macro=self._is_macro, rng=rng)
 
     def goodness(self, scores: Sequence[Score]) -> list[float | None]:
         """How good each example is by itself, larger is better, in the scores' order; None if that cannot be told.
@@ -333,23 +329,6 @@ def _criterion(name: str) -> Callable[[Mapping[str, Any]], Any]:
 
 def _is_score(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and is_number(value)
-
-
-def _macro_r(scores: Sequence[Score]) -> float:
-    """Mean over groups of r, 0 where scores are constant; groups whose labels tell nothing are left out."""
-    import numpy as np
-
-    by_group: dict[str, list[tuple[float, float]]] = {}
-    for s in scores:
-        if s.value is not None and s.label is not None:
-            by_group.setdefault(group_of(s), []).append((s.value, s.label))
-    found: list[float] = []
-    for pairs in by_group.values():
-        x, y = np.array(pairs, dtype=float).T
-        if np.ptp(y) > 1e-12 * abs(y).max():
-            has_spread = len(x) > 2 and np.ptp(x) > 1e-12 * abs(x).max()
-            found.append(float(np.corrcoef(x, y)[0, 1]) if has_spread else 0.0)
-    return fmean(found) if found else math.nan
 
 
 def _centre(side: Sequence[float]) -> tuple[float, float]:

@@ -35,7 +35,7 @@ NEUTRAL = 0.5
 """What the incumbent's examples have on average, and what a missing score counts as."""
 
 _FEWEST = 3
-"""Rows that a group needs for a correlation; with fewer the metric takes it for 0, and so does the surrogate."""
+"""Rows that a group needs for a correlation; with fewer the metric leaves it out, and so does the surrogate."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,17 @@ class Moments:
 
     Attributes:
         label, score: mean and standard deviation of the labels, and of the incumbent's scores.
-        r: the incumbent's correlation; None in a group that counts as 0 whatever is scored.
+        r: the incumbent's correlation.
         weight: N / (G n_g).
     """
 
     label: tuple[float, float]
     score: tuple[float, float]
-    r: float | None
+    r: float
     weight: float = 1.0
 
     def influence(self, score: float, label: float) -> float:
         """One example's part of r, unweighted."""
-        if self.r is None:
-            return 0.0
         z_h, z_s = (label - self.label[0]) / self.label[1], (score - self.score[0]) / self.score[1]
         return self.r + z_h * z_s - self.r / 2 * (z_h * z_h + z_s * z_s)
 
@@ -109,7 +107,7 @@ class Surrogate:
             return False
         group = group_of(score)
         moments = self.groups.get(group)
-        if moments is None or moments.r is None:
+        if moments is None:
             moments, group = self.pooled, None
         return moments.influence(score.value, score.label) >= self.bars[group]
 
@@ -127,7 +125,6 @@ def fit(metric: Metric, scores: Sequence[Score]) -> Surrogate:
     for s in scores:
         if s.value is not None and s.label is not None and is_number(s.value) and is_number(s.label):
             rows.setdefault(group_of(s), []).append((s.value, s.label))
-    rows = {g: pairs for g, pairs in rows.items() if _spread([label for _, label in pairs]) > 0}
     return _of_pearson(rows)
 
 
@@ -139,12 +136,15 @@ def _of_mean(values: Sequence[float]) -> Surrogate:
     return Surrogate(centre, reach or 1.0, {}, None, {None: median(values) if values else 0.0})
 
 
-def _of_pearson(rows: Mapping[str, Sequence[tuple[float, float]]]) -> Surrogate:
+def _of_pearson(labelled: Mapping[str, Sequence[tuple[float, float]]]) -> Surrogate:
+    rows = {
+        g: pairs for g, pairs in labelled.items() if len(pairs) >= _FEWEST and _spread([h for _, h in pairs])
+    }
     n_rows = sum(map(len, rows.values()))
     deviations = [s - fmean(score for score, _ in pairs) for pairs in rows.values() for s, _ in pairs]
     usual = _spread(deviations) or 1.0
     groups = {g: _moments(pairs, n_rows / (len(rows) * len(pairs)), usual) for g, pairs in rows.items()}
-    together = [pair for pairs in rows.values() for pair in pairs]
+    together = [pair for pairs in labelled.values() for pair in pairs]
     pooled = _moments(together, 1.0, usual) if together else Moments((0.0, 1.0), (0.0, 1.0), 0.0)
     influences = {g: [groups[g].influence(*pair) for pair in pairs] for g, pairs in rows.items()}
     weighted = [groups[g].weight * each for g, found in influences.items() for each in found]
@@ -163,8 +163,6 @@ def _moments(pairs: Sequence[tuple[float, float]], weight: float, usual: float) 
     scores, labels = zip(*pairs, strict=True)
     label = (fmean(labels), _spread(labels) or 1.0)
     spread = _spread(scores)
-    if len(pairs) < _FEWEST:
-        return Moments(label, (fmean(scores), spread or usual), None, weight)
     if not spread:
         return Moments(label, (fmean(scores), usual), 0.0, weight)
     z_s = [(s - fmean(scores)) / spread for s in scores]

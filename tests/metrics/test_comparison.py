@@ -1,7 +1,7 @@
 """Two systems on the same examples, and raters on the same units."""
 
+import itertools
 import math
-import random
 from dataclasses import replace
 
 import numpy as np
@@ -10,19 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from spri_dspy.metrics.comparison import Comparison, holm, krippendorff_alpha, paired_bootstrap, paired_t
-from spri_dspy.metrics.set_level import macro, mean, pair_accuracy, pearson
+from spri_dspy.metrics.comparison import Comparison, compare, holm, paired_t
+from spri_dspy.metrics.ranks import spearman
+from spri_dspy.metrics.set_level import Statistic, macro, mean, pair_accuracy, pearson
 from spri_dspy.records import Score
-from tests.metrics.test_set_level import make_judge, make_scores, width
-
-_ = None
-# Krippendorff 2011: four observers, twelve units.
-OBSERVERS = [
-    [1, 2, 3, 3, 2, 1, 4, 1, 2, _, _, _],
-    [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, _, 3],
-    [_, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, _],
-    [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, _],
-]
+from tests.metrics.test_set_level import make_judge, make_scores
 
 
 def noisier(scores, seed=1, noise=1.5):
@@ -34,13 +26,13 @@ def noisier(scores, seed=1, noise=1.5):
 def test_better_judge_is_found_to_be_better(is_macro):
     good = make_judge(400, noise=0.7)
     bad = noisier(good)
-    found = paired_bootstrap(pearson, good, bad, macro=is_macro)
+    found = compare(pearson, good, bad, macro=is_macro)
     whole = (lambda s: macro(pearson, s, ci=False)) if is_macro else (lambda s: pearson(s, ci=False))
     assert found.difference == pytest.approx(whole(good).value - whole(bad).value)
     assert 0 < found.low < found.difference < found.high
-    assert found.p == pytest.approx(2 / 1001)
+    assert found.p == pytest.approx(1 / 4001)
     assert (found.n, found.dropped, found.reason) == (400, 0, None)
-    back = paired_bootstrap(pearson, bad, good, macro=is_macro)
+    back = compare(pearson, bad, good, macro=is_macro)
     assert (back.difference, back.low, back.high, back.p) == pytest.approx(
         (-found.difference, -found.high, -found.low, found.p)
     )
@@ -49,7 +41,7 @@ def test_better_judge_is_found_to_be_better(is_macro):
 def test_pairing_makes_the_interval_of_two_like_judges_narrow():
     good = make_judge(400)
     similar = [replace(s, value=s.value % 5 + 1) if i % 40 == 0 else s for i, s in enumerate(good)]
-    found = paired_bootstrap(pearson, good, similar)
+    found = compare(pearson, good, similar)
     unpaired = math.hypot(*(e.high - e.low for e in (pearson(good), pearson(similar))))
     assert found.high - found.low < 0.7 * unpaired
 
@@ -58,24 +50,14 @@ def test_system_against_itself_differs_by_nothing():
     scores = make_judge(80)
     doubled = [replace(s, value=2 * s.value) for s in scores]
     for other in (scores, doubled):
-        found = paired_bootstrap(pearson, scores, other)
+        found = compare(pearson, scores, other)
         assert (found.difference, found.low, found.high, found.p) == (pytest.approx(0), 0, 0, 1.0)
-
-
-def test_p_values_of_equal_systems_are_spread_evenly():
-    ps = []
-    for seed in range(200):
-        rng = np.random.default_rng(seed)
-        a, b = (make_scores(rng.normal(size=40)) for _ in range(2))
-        ps.append(paired_bootstrap(mean, a, b, resamples=200, rng=random.Random(seed)).p)
-    assert 0.02 <= np.mean(np.array(ps) < 0.05) <= 0.1
-    assert 0.4 <= np.mean(ps) <= 0.6
 
 
 def test_only_common_readable_examples_are_compared():
     a = make_scores([1, 2, 3, None, 5, 4], [1, 2, 3, 4, 5, 5])
     b = make_scores([2, 2, 3, 4, None, 1, 1], [1, 2, 3, 4, 5, 5, 5])
-    found = paired_bootstrap(mean, a, b)
+    found = compare(mean, a, b)
     assert (found.n, found.dropped) == (4, 3)
     assert found.difference == pytest.approx((1 + 2 + 3 + 4) / 4 - (2 + 2 + 3 + 1) / 4)
     assert paired_t(a, b).n == 4
@@ -85,17 +67,13 @@ def test_groups_and_clusters_are_those_of_the_first_system():
     good = make_judge(200, groups=4)
     bad = noisier(good)
     bare = [Score(s.id, s.value, s.label) for s in bad]
-    assert paired_bootstrap(pearson, good, bare, macro=True) == paired_bootstrap(
-        pearson, good, bad, macro=True
-    )
+    assert compare(pearson, good, bare, macro=True) == compare(pearson, good, bad, macro=True)
 
 
 def test_label_of_either_side_is_enough():
     a = make_scores([1, 2, 3, 5], [1, 2, 3, 4])
     b = make_scores([1, 3, 2, 4])
-    assert paired_bootstrap(pearson, a, b, resamples=20).difference == pytest.approx(
-        pearson(a, ci=False).value - 0.8
-    )
+    assert compare(pearson, a, b, resamples=20).difference == pytest.approx(pearson(a, ci=False).value - 0.8)
 
 
 @pytest.mark.parametrize(
@@ -118,30 +96,90 @@ def test_label_of_either_side_is_enough():
     ],
 )
 def test_comparison_that_cannot_be_made_is_nan_with_a_reason(a, b, reason):
-    found = paired_bootstrap(pearson, a, b)
+    found = compare(pearson, a, b)
     assert math.isnan(found.difference)
     assert math.isnan(found.p)
     assert found.reason == reason
     assert found.to_json()["p"] is None
 
 
-def test_macro_comparison_leaves_out_groups_that_either_lacks():
+def test_macro_comparison_leaves_out_groups_that_tell_nothing_and_counts_constant_scores_as_0():
     good = make_judge(200, groups=3, noise=0.5)
     flat = [replace(s, value=3.0) if s.group == "g1" else s for s in noisier(good)]
-    found = paired_bootstrap(pearson, good, flat, macro=True)
-    rest = [s for s in good if s.group != "g1"], [s for s in flat if s.group != "g1"]
-    expected = macro(pearson, rest[0], ci=False).value - macro(pearson, rest[1], ci=False).value
-    assert found.difference == pytest.approx(expected)
-    assert found.reason == "without g1 (constant scores)"
-    assert found.n + found.dropped == 200
-    nothing = paired_bootstrap(pearson, good, [replace(s, value=3.0) for s in good], macro=True)
-    assert math.isnan(nothing.difference)
-    assert "g0 (constant scores)" in nothing.reason
+    found = compare(pearson, good, flat, macro=True, resamples=50)
+    assert found.difference == pytest.approx(
+        macro(pearson, good, ci=False).value - macro(pearson, flat, ci=False).value
+    )
+    assert (found.n, found.dropped) == (200, 0)
+    alike = [replace(s, label=2.0) if s.group == "g1" else s for s in good]
+    found = compare(pearson, alike, noisier(alike), macro=True, resamples=50)
+    assert found.reason == "without g1 (constant labels)"
+    assert found.n + found.dropped == 200 and found.dropped == sum(s.group == "g1" for s in good)
+    nothing = compare(pearson, good, [replace(s, value=3.0) for s in good], macro=True, resamples=50)
+    assert nothing.difference == pytest.approx(macro(pearson, good, ci=False).value)
+
+
+def all_swaps(measure, a, b):
+    """The exact p: every way to swap clusters, by computing both sides anew."""
+    clusters = list(dict.fromkeys(s.cluster for s in a))
+    observed, extreme = abs(measure(a) - measure(b)), 0
+    for signs in itertools.product((False, True), repeat=len(clusters)):
+        swapped = dict(zip(clusters, signs, strict=True))
+        one = [y if swapped[x.cluster] else x for x, y in zip(a, b, strict=True)]
+        two = [x if swapped[x.cluster] else y for x, y in zip(a, b, strict=True)]
+        extreme += abs(measure(one) - measure(two)) >= observed - 1e-12
+    return extreme / 2 ** len(clusters)
+
+
+def on_one_scale(side):
+    """The same correlations on one scale, which is what the permutation test of a correlation compares."""
+    found = list(side)
+    for group in {s.group for s in side}:
+        values = np.array([s.value for s in side if s.group == group])
+        z = iter((values - values.mean()) / values.std())
+        found = [replace(s, value=float(next(z))) if s.group == group else s for s in found]
+    return found
+
+
+def level(scores):
+    return sum(s.value for s in scores) / len(scores)
+
+
+@pytest.mark.parametrize("draws", [4000, 100])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("statistic", [mean, pearson, Statistic.of(level)], ids=lambda s: s.name)
+def test_permutation_test_agrees_with_every_swap(statistic, groups, draws):
+    a = make_judge(18, seed=3, groups=groups, per_cluster=2, noise=0.5)
+    b = noisier(a, seed=4)
+    is_macro = statistic is pearson
+    measure = (lambda s: macro(statistic, s, ci=False).value) if is_macro else level
+    exact = all_swaps(measure, *((on_one_scale(s) for s in (a, b)) if is_macro else (a, b)))
+    found = compare(statistic, a, b, macro=is_macro, resamples=20, draws=draws)
+    is_exact = statistic.sums and draws == 4000
+    assert found.p == pytest.approx(exact, abs=1e-12 if is_exact else 0.15)
+    assert f"{draws} draws" in found.test and "permutation test of clusters" in found.test
+
+
+@pytest.mark.parametrize("statistic", [pearson, spearman], ids=lambda s: s.name)
+def test_permutation_test_of_a_correlation_does_not_care_for_scale(statistic):
+    a = make_judge(40, groups=2)
+    b = noisier(a)
+    stretched = [replace(s, value=10 * s.value + 3) for s in a]
+    ps = [compare(statistic, side, b, macro=True, resamples=20, draws=200).p for side in (a, stretched)]
+    assert ps[0] == ps[1]
+
+
+def test_copies_in_a_cluster_are_no_new_evidence():
+    a, b = make_scores([3, 4, 4, 5, 3, 4, 5, 4]), make_scores([3, 3, 4, 4, 4, 4, 4, 3])
+    copied = [[replace(s, id=f"{s.id}/{k}", cluster=s.id) for s in side for k in range(4)] for side in (a, b)]
+    assert compare(mean, *copied).p == compare(mean, a, b).p
+    assert paired_t(*copied).p < 0.5 * paired_t(a, b).p
+    assert "independent" in paired_t(a, b).test
 
 
 def test_single_cluster_has_a_difference_and_no_p():
     a, b = (make_scores(v, [1, 2, 3], cluster=lambda i: "c") for v in ([1, 2, 3], [1, 3, 2]))
-    found = paired_bootstrap(pair_accuracy, a, b)
+    found = compare(pair_accuracy, a, b)
     assert (found.difference, found.reason) == (pytest.approx(1 / 3), "a single cluster")
     assert math.isnan(found.p)
 
@@ -183,56 +221,6 @@ def test_holm_never_lowers_p_nor_changes_the_order(ps):
     for i in range(len(ps)):
         for j in range(len(ps)):
             assert ps[i] > ps[j] or corrected[i] <= corrected[j]
-
-
-@pytest.mark.parametrize(("level", "alpha"), [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)])
-def test_alpha_of_krippendorffs_example_is_the_printed_one(level, alpha):
-    found = krippendorff_alpha(OBSERVERS, level=level)
-    assert round(found.value, 3) == alpha
-    assert (found.n, found.dropped) == (11, 1)
-    assert found.low < found.value < found.high
-
-
-def test_alpha_by_hand():
-    # Coincidences 1-1: 2, 1-2: 1, 2-1: 1; middles 1.5 and 3.5: observed 8, expected 24/3.
-    assert krippendorff_alpha([[1, 1], [1, 2]], ci=False).value == pytest.approx(0)
-
-
-def test_alpha_does_not_depend_on_the_order_of_raters_or_units():
-    columns = [*zip(*OBSERVERS, strict=True)]
-    random.Random(5).shuffle(columns)
-    shuffled = [list(rater) for rater in zip(*columns, strict=True)][::-1]
-    assert krippendorff_alpha(shuffled, resamples=50) == krippendorff_alpha(OBSERVERS, resamples=50)
-
-
-def test_alpha_interval_draws_clusters_of_units_together():
-    rng = np.random.default_rng(2)
-    first = rng.integers(1, 6, 60)
-    second = np.clip(first + rng.integers(-1, 2, 60), 1, 5)
-    copies = [np.repeat(side, 4).tolist() for side in (first, second)]
-    alone = krippendorff_alpha([first.tolist(), second.tolist()])
-    together = krippendorff_alpha(copies, clusters=[str(i // 4) for i in range(240)])
-    assert width(together) == pytest.approx(width(alone), rel=0.15)
-    assert width(krippendorff_alpha(copies)) < 0.6 * width(alone)
-
-
-@pytest.mark.parametrize(
-    ("ratings", "reason"),
-    [
-        ([], "no unit has two ratings"),
-        ([[1, None], [None, 2]], "no unit has two ratings"),
-        ([[3, 3], [3, 3]], "constant ratings"),
-    ],
-)
-def test_alpha_that_cannot_be_computed_is_nan_with_a_reason(ratings, reason):
-    found = krippendorff_alpha(ratings)
-    assert math.isnan(found.value)
-    assert found.reason == reason
-
-
-def test_alpha_refuses_raters_of_different_lengths():
-    with pytest.raises(ValueError, match="zip"):
-        krippendorff_alpha([[1, 2], [1]])
 
 
 def test_comparison_goes_to_json_without_nan():

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from spri_dspy.metrics.bootstrap import NO_GROUP, collect, draw_counts, middle, wilson
+from spri_dspy.metrics.ranks import kendall, spearman
 from spri_dspy.metrics.set_level import (
+    Statistic,
     by_group,
-    kendall,
     macro,
     mae,
     mean,
@@ -22,7 +23,6 @@ from spri_dspy.metrics.set_level import (
     pair_ties,
     pearson,
     share,
-    spearman,
 )
 from spri_dspy.records import Estimate, Score
 
@@ -93,9 +93,9 @@ def test_pairs_have_no_value_where_no_pair_can_be_told_apart():
     [(pearson, stats.pearsonr), (spearman, stats.spearmanr), (kendall, stats.kendalltau)],
 )
 def test_correlation_of_resamples_is_scipys_on_the_repeated_rows(metric, reference):
-    columns = collect(make_judge(60, groups=3), needs_label=True)
+    columns = collect(make_judge(60, groups=3), "label")
     counts = next(draw_counts(columns, 40, random.Random(1)))
-    values = metric.prepare(columns)(counts)
+    values = metric.prepare(columns, math.nan)(counts)
     for drawn, value in zip(counts, values, strict=True):
         rows = np.repeat(np.arange(60), drawn[columns.clusters].astype(int))
         assert value == pytest.approx(reference(columns.values[rows], columns.labels[rows]).statistic)
@@ -107,18 +107,18 @@ def test_resampling_every_cluster_once_gives_the_value_itself(metric):
         make_judge(80),
         make_scores(np.linspace(0, 1, 30) ** 3, np.cos(np.arange(30)), cluster=lambda i: f"{i % 7}"),
     ):
-        columns = collect(scores, needs_label=metric.needs_label)
-        once = metric.prepare(columns)(np.ones((1, columns.n_clusters)))
+        columns = collect(scores, metric.needs)
+        once = metric.prepare(columns, math.nan)(np.ones((1, columns.n_clusters)))
         assert once[0] == pytest.approx(metric(scores, ci=False).value)
 
 
 @pytest.mark.parametrize("metric", [mean, mae, pair_accuracy], ids=lambda m: m.name)
 def test_resample_counts_a_cluster_as_often_as_it_was_drawn(metric):
     scores = make_judge(40, groups=1)
-    columns = collect(scores, needs_label=True)
+    columns = collect(scores, "label")
     counts = next(draw_counts(columns, 5, random.Random(2)))
     names = sorted({s.cluster for s in scores})
-    for drawn, value in zip(counts, metric.prepare(columns)(counts), strict=True):
+    for drawn, value in zip(counts, metric.prepare(columns, math.nan)(counts), strict=True):
         repeated = [
             Score(f"{s.id}/{k}", s.value, s.label, s.group, f"{s.cluster}/{k}")
             for s in scores
@@ -128,7 +128,7 @@ def test_resample_counts_a_cluster_as_often_as_it_was_drawn(metric):
 
 
 def test_resamples_keep_the_number_of_clusters_of_every_group():
-    columns = collect(make_judge(200, groups=5), needs_label=True)
+    columns = collect(make_judge(200, groups=5), "label")
     counts = np.concatenate([*draw_counts(columns, 50, random.Random(0))])
     assert counts.shape == (50, 50)
     assert [len(stratum) for stratum in columns.strata] == [10] * 5
@@ -138,7 +138,7 @@ def test_resamples_keep_the_number_of_clusters_of_every_group():
 
 
 def test_groups_of_one_cluster_are_drawn_together():
-    columns = collect(make_scores([1, 2, 3], group=lambda i: f"g{i}"), needs_label=False)
+    columns = collect(make_scores([1, 2, 3], group=lambda i: f"g{i}"), "value")
     assert [len(s) for s in columns.strata] == [3]
 
 
@@ -191,7 +191,11 @@ def test_examples_without_score_or_label_are_dropped_and_counted():
     ],
 )
 def test_correlation_that_cannot_be_computed_is_nan_with_a_reason(metric, values, labels, reason):
-    for estimate in (metric(make_scores(values, labels)), macro(metric, make_scores(values, labels))):
+    flat = reason == "constant scores"
+    for estimate in (
+        metric(make_scores(values, labels)),
+        *([] if flat else [macro(metric, make_scores(values, labels))]),
+    ):
         assert math.isnan(estimate.value)
         assert math.isnan(estimate.low)
         assert estimate.reason == reason
@@ -237,18 +241,48 @@ def test_macro_is_the_plain_mean_of_the_groups():
     assert (whole.name, whole.value, whole.n) == ("macro pearson", pytest.approx(0.9), 8)
 
 
-def test_macro_names_the_groups_it_leaves_out():
+def test_macro_names_the_groups_it_leaves_out_and_those_that_tell_nothing_apart():
     a = make_scores([2, 1, 4, 3, 5], [1, 2, 3, 4, 5], group=lambda i: "a")
     b = make_scores([3, 3, 3], [1, 2, 3], group=lambda i: "b", prefix="b")
     c = make_scores([3, 3], [None, None], group=lambda i: "c", prefix="c")
-    estimate = macro(pearson, a + b + c)
-    assert (estimate.value, estimate.n, estimate.dropped) == (pytest.approx(0.8), 5, 5)
-    assert estimate.reason.startswith("without b (constant scores), c (no labels)")
-    assert estimate.low < 0.8 < estimate.high
-    nothing = macro(pearson, b + c)
+    d = make_scores([1, 2, 3, None], [4, 4, 4, 1], group=lambda i: "d", prefix="d")
+    estimate = macro(pearson, a + b + c + d)
+    assert (estimate.value, estimate.n, estimate.dropped) == (pytest.approx(0.4), 8, 6)
+    assert estimate.reason.startswith(
+        "without c (no labels), d (constant labels); b counted as 0 (constant scores)"
+    )
+    assert estimate.low < 0.4 < estimate.high
+    nothing = macro(pearson, c + d)
     assert math.isnan(nothing.value)
-    assert nothing.reason == "without b (constant scores), c (no labels)"
-    assert (nothing.n, nothing.dropped) == (0, 5)
+    assert nothing.reason == "without c (no labels), d (constant labels)"
+    assert (nothing.n, nothing.dropped) == (0, 6)
+    assert macro(pearson, b, ci=False).value == 0
+
+
+@pytest.mark.parametrize("metric", CORRELATIONS, ids=lambda m: m.name)
+def test_resample_that_tells_nothing_apart_counts_as_0_in_a_mean_over_groups(metric):
+    scores = make_scores([1, 1, 1, 5], [1, 2, 3, 3])
+    columns = collect(scores, "label")
+    drawn = np.array([[2.0, 1, 1, 0], [0, 0, 2, 2], [1, 1, 1, 1]])  # constant scores; constant labels; all
+    once = metric.prepare(columns, math.nan)(drawn)
+    grouped = mean_over_groups(metric, columns, [NO_GROUP])(drawn)
+    assert np.isnan(once[:2]).all() and grouped[0] == 0 and np.isnan(grouped[1])
+    assert grouped[2] == pytest.approx(once[2]) and once[2] > 0
+
+
+def largest(scores):
+    return max(s.value for s in scores)
+
+
+def test_any_function_of_scores_is_a_statistic():
+    scores = make_scores([1, 2, 5, None], cluster=lambda i: f"c{i}")
+    estimate = Statistic.of(largest)(scores)
+    assert (estimate.name, estimate.value, estimate.n, estimate.dropped) == ("largest", 5, 3, 1)
+    assert estimate.low < estimate.high == 5
+    assert math.isnan(Statistic.of(lambda scores: math.nan, "nothing")(scores).value)
+    by_function = Statistic.of(lambda scores: sum(s.value for s in scores) / len(scores))
+    judged = make_judge(40)
+    assert by_function(judged).low == pytest.approx(mean(judged).low)
 
 
 def test_examples_without_a_group_are_a_group():
@@ -275,7 +309,7 @@ def test_macro_interval_matches_a_plain_bootstrap_loop():
 
 def test_cluster_over_two_groups_is_drawn_as_one():
     scores = make_scores([1, 2, 3, 5, 4], group=lambda i: "abbaa"[i], cluster=lambda i: "xxyzw"[i])
-    columns = collect(scores, needs_label=False)
+    columns = collect(scores, "value")
     assert sum(len(s) for s in columns.strata) == columns.n_clusters == 4
     counts = np.array([[2.0, 0, 0, 0]])
     x = columns.clusters[columns.values == 1][0]
@@ -336,7 +370,7 @@ def test_same_seed_gives_the_same_interval_and_another_another():
 
 def test_large_sets_are_resampled_in_chunks():
     scores = make_judge(2780)
-    columns = collect(scores, needs_label=True)
+    columns = collect(scores, "label")
     chunks = [*draw_counts(columns, 1000, random.Random(0))]
     assert len(chunks) > 1
     assert sum(map(len, chunks)) == 1000

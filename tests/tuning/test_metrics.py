@@ -104,7 +104,7 @@ def test_pearson_is_the_mean_over_groups():
 
 def test_a_group_with_constant_scores_earns_nothing():
     scores = [*series([1, 2, 3, 4], [1, 2, 3, 4], "north"), *series([3, 3, 3, 3], [1, 2, 3, 4], "south")]
-    assert pearson().measure(scores) == pytest.approx(0.5)
+    assert pearson().measure(scores) == pearson().value(scores).value == pytest.approx(0.5)
 
 
 def test_a_group_with_constant_labels_tells_nothing():
@@ -179,11 +179,11 @@ def test_any_function_is_a_metric():
 
 def test_a_function_may_give_an_estimate():
     metric = Metric.of(lambda scores: Estimate("mine", 0.5, len(scores)))
-    assert metric.measure([]) == 0.5
+    assert metric.measure([Score("a", 1.0)]) == 0.5
 
 
 def test_a_function_without_a_value_says_so():
-    estimate = Metric.of(spread).value([])
+    estimate = Metric.of(lambda scores: math.nan).value([Score("a", 1.0)])
     assert math.isnan(estimate.value) and estimate.reason == "the function gives no number"
     assert math.isnan(Metric.of(spread).compare([], []).difference)
 

@@ -16,6 +16,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from spri_dspy.metrics.bootstrap import NO_GROUP, is_number
+from spri_dspy.metrics.set_level import (
+    correlation,
+    has_spread,
+    mean_of_groups,
+    pearson_rows,
+    standardised,
+)
 
 if TYPE_CHECKING:
     import random
@@ -123,11 +130,10 @@ class Objective(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MacroPearson:
-    """Pearson's r between score and label in each group, then the plain mean of the groups.
+    """Pearson's r between score and label in each group, then the plain mean of the groups, see `set_level`.
 
-    A group in which a candidate's scores are constant counts as 0: telling nothing apart earns nothing.
-    (`scoring.macro` leaves such a group out, which would reward it.) Rows without a label, and groups
-    whose labels are all alike, cannot tell candidates apart and are never paid for.
+    Rows without a label, groups of fewer than three, and groups whose labels are all alike cannot tell candidates
+    apart and are never paid for. A group in which a candidate's scores are constant counts as 0.
     """
 
     name: str = "macro pearson"
@@ -141,8 +147,8 @@ class MacroPearson:
             if is_number(row.label):
                 members.setdefault(row.group if row.group is not None else NO_GROUP, []).append(i)
         raw = {g: np.array([rows[i].label for i in at], dtype=float) for g, at in sorted(members.items())}
-        groups = [g for g, labels in raw.items() if np.ptp(labels) > 1e-12 * abs(labels).max()]
-        z = {g: (raw[g] - raw[g].mean()) / raw[g].std() for g in groups}
+        groups = [g for g, labels in raw.items() if len(labels) > 2 and has_spread(labels)]
+        z = {g: standardised(raw[g]) for g in groups}
         parts = [_bins(z[g], max(min_size, len(z[g]) / _MOST_STRATA)) for g in groups]
         first = np.cumsum([0] + [int(p.max()) + 1 for p in parts])
         stratum = np.concatenate([p + f for p, f in zip(parts, first, strict=False)] or [np.zeros(0, int)])
@@ -158,7 +164,10 @@ class MacroPearson:
         return Plan(at, stratum, group, label, size, share, spread, 2 * len(groups))
 
     def measure(self, plan: Plan, score: Floats, weight: Floats) -> Measure:
-        """Macro r. Small samples borrow score variance from other groups; a complete one borrows nothing."""
+        """Macro r. Small samples borrow score variance from other groups; a complete one borrows nothing.
+
+        Of a complete sample, groups with fewer than three scores or with constant labels are left out.
+        """
         import numpy as np
 
         group, label = plan.group[: len(score)], plan.label[: len(score)]
@@ -170,7 +179,7 @@ class MacroPearson:
         weight = np.where(scored, weight, 0.0)
         mass, n = np.maximum(total(weight), 1e-300), total(scored)
         x = np.where(scored, score, 0.0)
-        tiny = 1e-12 * float((x * x).max()) + 1e-300
+        x = x / (float(abs(x).max()) or 1.0)
         x = x - (total(weight * x) / mass)[group]
         y = label - (total(weight * label) / mass)[group]
         var_x, var_y, cov = (total(weight * v) / mass for v in (x * x, y * y, x * y))
@@ -179,31 +188,26 @@ class MacroPearson:
         pooled = float((n * var_x).sum()) / max(1.0, float(np.maximum(n - 1, 0).sum()))
         rows = np.maximum(n - unpaid + borrowed, 1e-9)
         spread_x = (n * var_x + borrowed * pooled) / rows
-        usable = (spread_x > tiny) & (var_y > 1e-12)
+        one, none = np.ones(len(size)), np.zeros(len(size))
+        r = np.clip(correlation(np.stack([one, none, none, spread_x, var_y, cov], axis=1), 0.0), -1, 1)
+        r = np.where(unpaid > 0, np.nan_to_num(r), np.where(n > 2, r, np.nan))
+        counts = ~np.isnan(r)
+        if not counts.any():
+            return Measure(math.nan, np.zeros(len(score)), 1.0)
+        usable = counts & (spread_x >= 1e-12) & (var_y >= 1e-12)
         sd_x, sd_y = (np.sqrt(np.where(usable, v, 1.0)) for v in (spread_x, var_y))
-        r = np.where(usable, np.clip(cov / (sd_x * sd_y), -1, 1), 0.0)
         zx, zy = x / sd_x[group], y / sd_y[group]
-        influence = zx * zy - (r / 2)[group] * ((n / rows)[group] * zx * zx + zy * zy)
-        influence = influence * np.where(scored, np.where(usable, size / mass, 0.0)[group], 0.0)
-        return Measure(float(r.mean()), influence, 1.0)
+        influence = zx * zy - np.where(usable, r / 2, 0.0)[group] * ((n / rows)[group] * zx * zx + zy * zy)
+        share = np.where(usable, size / mass, 0.0) * (len(size) / counts.sum())
+        return Measure(float(mean_of_groups(r)), np.where(scored, influence * share[group], 0.0), 1.0)
 
     def moments(self, label: Floats, score: Floats) -> Floats:
-        """Count, sums, squares and product, about the sample's mean score."""
-        import numpy as np
-
-        x = score - score.mean()
-        return np.stack([np.ones(len(x)), x, label, x * x, label * label, x * label], axis=1)
+        """What `correlation` adds up; scores and labels standardised over the sample."""
+        return pearson_rows(standardised(score), standardised(label))
 
     def combine(self, sums: Floats) -> Floats:
-        """Mean over groups of r, 0 where it is undefined."""
-        import numpy as np
-
-        n = np.maximum(sums[..., 0], 1e-300)
-        x, y, xx, yy, xy = (sums[..., i] / n for i in range(1, 6))
-        var_x, var_y = xx - x * x, yy - y * y
-        usable = (var_x > 1e-12 * xx) & (var_y > 1e-12 * yy)
-        below = np.sqrt(np.where(usable, var_x * var_y, 1.0))
-        return np.where(usable, (xy - x * y) / below, 0.0).mean(axis=-1)
+        """Mean over groups of r: 0 where scores are constant, groups with constant labels left out."""
+        return mean_of_groups(correlation(sums, 0.0))
 
 
 @dataclass(frozen=True, slots=True)

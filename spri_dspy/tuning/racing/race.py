@@ -193,7 +193,7 @@ class Race:
         return RaceResult(winner, tuple(self._history), self.spent, estimates, self)
 
     def compare(self, a: str, b: str, *, tests: int | None = None) -> Comparison:
-        """Is `a` better than `b`? A paired bootstrap of clusters over the rows that both were scored on.
+        """Is `a` better than `b`, on the rows that both were scored on? See `comparison.compare`.
 
         The interval and p are for `tests` comparisons at once (Bonferroni); None takes the number of
         candidates less 1, since the winner was chosen among so many, so that "better than the start" is

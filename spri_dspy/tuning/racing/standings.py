@@ -11,11 +11,12 @@ It knows plans, objectives and scores; who is asked next is decided in `racing`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from spri_dspy.metrics.bootstrap import is_number
-from spri_dspy.metrics.comparison import Comparison
+from spri_dspy.metrics.bootstrap import draw_clusters, is_number
+from spri_dspy.metrics.comparison import Comparison, permutation_p
 from spri_dspy.tuning.racing.objectives import Measure, Objective, Plan
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 _VARIANCE_ROWS = 4.0  # a stratum's variance is pulled to the overall one with this many rows' weight
 _SCALE_ROWS = 10.0  # and the overall one to the objective's scale: a few tied scores prove nothing
-_RESAMPLES, _CHUNK = 4000, 250
+_RESAMPLES, _WIDTH = 4000, 8000  # resamples and swaps; numbers held for one of them
 
 
 class Gap(NamedTuple):
@@ -126,19 +127,22 @@ class Sheet:
         return Gap(value, variance)
 
     def compare(self, a: int, b: int, clusters: Sequence[str | None], *, tests: int, seed: int) -> Comparison:
-        """Paired cluster bootstrap of the metric of `a` less that of `b`.
+        """The metric of `a` less that of `b`: p of the paired permutation test, interval of the cluster bootstrap.
 
         Args:
             a: the candidate whose excess is reported.
             b: the other one.
             clusters: one per row of the plan; None is a cluster of one.
             tests: for how many comparisons at once the interval and p are to hold.
-            seed: decides the resamples.
+            seed: decides resamples and swaps.
         """
         import numpy as np
 
-        name, rows = self._objective.name, min(self.paid[a], self.paid[b])
-        test = f"paired bootstrap, {_RESAMPLES} resamples, corrected for {tests} comparisons"
+        name, rows, rng = self._objective.name, min(self.paid[a], self.paid[b]), random.Random(seed)
+        test = (
+            f"paired permutation test of clusters; interval: cluster bootstrap, {_RESAMPLES} resamples; both corrected "
+            f"for {tests} comparisons"
+        )
         sides = self._scores[[a, b], :rows]
         at = np.flatnonzero(np.isfinite(sides).all(axis=0))
         dropped = rows - len(at)
@@ -146,14 +150,14 @@ class Sheet:
         if len(home) < 2:
             reason = "fewer than two common clusters"
             return Comparison(name, math.nan, math.nan, math.nan, math.nan, len(at), test, dropped, reason)
-        drawn = np.concatenate(
-            [self._differences(np.tensordot(counts, sums, 1)) for counts in _draws(home, seed)]
-        )
+        strata = [np.flatnonzero(home == g) for g in np.unique(home)]
+        counts = draw_clusters(strata, _RESAMPLES, rng, width=_WIDTH)
+        drawn = np.concatenate([self._differences(np.tensordot(c, sums, 1)) for c in counts])
         difference = float(self._differences(sums.sum(axis=0)[None])[0])
-        low, high = (float(q) for q in np.quantile(drawn, (0.025 / tests, 1 - 0.025 / tests)))
-        fewer = 1 + min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-        p = min(1.0, tests * 2 * fewer / (len(drawn) + 1))
-        return Comparison(name, difference, low, high, p, len(at), test, dropped)
+        low, high = (float(q) for q in np.nanquantile(drawn, (0.025 / tests, 1 - 0.025 / tests)))
+        first, second = np.split(sums, 2, axis=-1)
+        p = permutation_p(first, second, self._objective.combine, draws=_RESAMPLES, rng=rng)
+        return Comparison(name, difference, low, high, min(1.0, tests * p), len(at), test, dropped)
 
     def _cluster_sums(
         self, sides: Floats, at: Integers, clusters: Sequence[str | None]
@@ -208,17 +212,3 @@ class Sheet:
         level = (squares.sum() + _SCALE_ROWS * scale) / ((p.freedom * expected).sum() + _SCALE_ROWS)
         by_stratum = (squares + _VARIANCE_ROWS * level * expected) / (p.freedom + _VARIANCE_ROWS)
         return float((p.doubt * by_stratum).sum()) * rows / max(rows - self.plan.fitted, rows / 4)
-
-
-def _draws(home: Integers, seed: int) -> Iterator[Floats]:
-    """Yield how often each cluster is drawn (resamples x clusters); a group keeps its number of clusters."""
-    import numpy as np
-
-    generator = np.random.default_rng(seed)
-    groups = [np.flatnonzero(home == g) for g in np.unique(home)]
-    for _ in range(_RESAMPLES // _CHUNK):
-        counts = np.zeros((_CHUNK, len(home)))
-        for members in groups:
-            even = np.full(len(members), 1 / len(members))
-            counts[:, members] = generator.multinomial(len(members), even, _CHUNK)
-        yield counts
