@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import re
+import traceback
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,22 @@ def lookup(kind: str, name: str, package: str, attribute: str) -> Any:
     raise UnknownNameError(
         kind, name, {*_built_in(package, attribute), *installed}, "Or write path/to/file.py:NAME of your own"
     )
+
+
+def where_raised(error: BaseException, function: Any) -> str:
+    """An error of a user's own function in one line: file, line, source, and what Python says.
+
+    Args:
+        error: as caught, with its traceback.
+        function: what was called; the last line of its own file counts, not the library's that raised.
+    """
+    code = getattr(inspect.unwrap(getattr(function, "func", function)), "__code__", None)
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    own = [frame for frame in frames if code is not None and frame.filename == code.co_filename] or frames
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    if own:
+        return f"{own[-1].filename}, line {own[-1].lineno}, {own[-1].line!r}: {said}"
+    return f"{getattr(function, '__name__', function)} cannot be called: {said}"
 
 
 def names(package: str, attribute: str) -> list[str]:

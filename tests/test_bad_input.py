@@ -19,50 +19,58 @@ def empty_folder(tmp_path, monkeypatch):
 POST = "My sister has not answered my letters since March."
 GOOD = {"id": "a", "post": POST}
 BAD_FILES = {
-    "empty": (b"", "has no rows; write one JSON object a line"),
-    "blank lines only": (b"\n \n\n", "has no rows; write one JSON object a line"),
+    "empty": (b"", "has no rows; write one JSON object a line, or a table with a header"),
+    "blank lines only": (b"\n \n\n", "has no rows; write one JSON object a line, or a table with a header"),
     "missing field": (
         b'{"post": "x y"}\n\n{"id": "b", "mood": 1}',
-        "line 3: the field 'post' is missing; the row has id, mood",
+        "row 3: missing column 'post'; it has id, mood; --map post=COLUMN renames one",
     ),
-    "null field": (b'{"post": null}', "line 1: the field 'post' is missing"),
-    "empty field": (b'{"post": "  "}', "line 1: the field 'post' is empty"),
-    "number for text": (b'{"post": 5}', "line 1: the field 'post' must be text, not int"),
+    "null field": (b'{"post": null}', "row 1: the column 'post' is empty"),
+    "empty field": (b'{"post": "  "}', "row 1: the column 'post' is empty"),
+    "number for text": (b'{"post": 5}', "row 1: the column 'post' must be text, not int"),
     "invalid JSON": (
         b'{"post": "x"}\n{"post": "x}',
-        "line 2: not valid JSON: Unterminated string starting at at column 10; write one JSON object a line",
+        "row 2: not valid JSON: Unterminated string starting at at column 10; write one JSON object a line",
     ),
-    "a table": (b"id,post\n1,hello\n", "line 1: not valid JSON: Expecting value at column 1"),
-    "a list of rows": (b'[{"post": "x"}]', "line 1: a row must be a JSON object with named fields, not list"),
-    "no object": (b'{"post": "x"}\n"post"', "line 2: a row must be a JSON object with named fields, not str"),
-    "not UTF-8": (b'{"post": "caf\xe9"}', "line 1: not UTF-8 text (invalid continuation byte at byte 13)"),
-    "UTF-16": ('{"post": "x"}'.encode("utf-16"), "line 1: not UTF-8 text"),
+    "a table": (b"id,post\n1,hello\n", "row 1: not valid JSON: Expecting value at column 1"),
+    "a list of texts": (
+        b'[{"post": "x"}, "y"]',
+        "row 2: a row must be a JSON object with named columns, not str",
+    ),
+    "a list that is cut off": (
+        b'[{"post": "x"}, {"post"',
+        ": not valid JSON: Expecting ':' delimiter at column 24; write one JSON object a line",
+    ),
+    "an empty list": (b"[]", "has no rows; write one JSON object a line, or a table with a header"),
+    "no object": (b'{"post": "x"}\n"post"', "row 2: a row must be a JSON object with named columns, not str"),
+    "not UTF-8": (b'{"post": "caf\xe9"}', "row 1: not UTF-8 text (invalid continuation byte at byte 13)"),
+    "UTF-16": ('{"post": "x"}'.encode("utf-16"), "row 1: not UTF-8 text"),
     "megabyte": (
         json.dumps({"post": "long " * 210_000}).encode(),
-        "line 1: the field 'post' has 1,050,000 characters; shorten it to 200,000 at most",
+        "row 1: the column 'post' has 1,050,000 characters; shorten it to 200,000 at most",
     ),
     "lone surrogate": (
         b'{"post": "so \\ud83d"}',
-        "line 1: the field 'post' has half a surrogate pair at character 3",
+        "row 1: the column 'post' has half a surrogate pair at character 3",
     ),
     "lone surrogate in the id": (
         b'{"id": "\\udc00", "post": "x"}',
-        "the field 'id' has half a surrogate pair",
+        "the column 'id' has half a surrogate pair",
     ),
     "duplicate id": (
         b'{"id": "a", "post": "x"}\n{"id": "b", "post": "x"}\n{"id": "a", "post": "x"}',
-        "line 3: the id 'a' is also row 1's; ids must be unique",
+        "row 3: the id 'a' is also row 1's; ids must be unique",
     ),
     "id of a wrong type": (
         b'{"id": [1], "post": "x"}',
-        "line 1: the field 'id' must be text or a whole number",
+        "row 1: the column 'id' must be text or a whole number",
     ),
-    "no number": (b'{"post": "x", "grade": NaN}', "line 1: not usable JSON: NaN is no JSON number"),
-    "endless number": (b'{"post": "x", "n": ' + b"9" * 5000 + b"}", "line 1: not usable JSON: "),
-    "endless nesting": (b"[" * 200_000, "line 1: not usable JSON: nested too deeply"),
+    "no number": (b'{"post": "x", "grade": NaN}', "row 1: not usable JSON: NaN is no JSON number"),
+    "endless number": (b'{"post": "x", "n": ' + b"9" * 5000 + b"}", "row 1: not usable JSON: "),
+    "endless nesting": (b"[" * 200_000, ": not usable JSON: nested too deeply"),
     "unknown dimension": (
         b'{"post": "x", "dimension": "luck"}',
-        "line 1: unknown dimension 'luck'; known: attentional_activity, ",
+        "row 1: unknown dimension 'luck'; known: attentional_activity, ",
     ),
 }
 
@@ -95,9 +103,9 @@ BAD_COMMANDS = [
         2,
         "missing.jsonl cannot be read: No such file or directory; check",
     ),
-    ("run reappraisal --data .", 2, ". is a folder; name a JSON-lines file in it"),
+    ("run reappraisal --data .", 2, ". is a folder; name a file in it"),
     ("run reappraisal --data /dev/null", 2, "/dev/null can be read only once, the data is read twice"),
-    ("run reappraisal --text=", 2, "the given text: the field 'post' is empty"),
+    ("run reappraisal --text=", 2, "the given text: the column 'post' is empty"),
     ("run reappraisal --lm base", 2, "--lm takes ROLE=STRING, such as base=openai/gpt-4o-mini, not 'base'"),
     ("run reappraisal --lm base=", 2, "--lm takes ROLE=STRING"),
     ("run reappraisal --lm writer=offline", 2, "unknown role 'writer'; known: base, critic, judge"),
@@ -140,7 +148,7 @@ def test_bad_command_is_refused_in_one_line_and_nothing_is_written(tmp_path, com
 def test_key_is_asked_for_after_the_data_is_checked_and_before_any_work(tmp_path):
     data = write(tmp_path / "posts.jsonl", GOOD, {"id": "b"})
     command = ["run", "reappraisal", "--data", data, "--run", "new", "--lm", "base=openai/gpt-4o-mini"]
-    assert_refused(spri(*command), 2, "line 2: the field 'post' is missing")
+    assert_refused(spri(*command), 2, "row 2: missing column 'post'; it has id")
     assert_refused(spri(*command, "--limit", 1), 3, KEYLESS)
     assert not (tmp_path / "new").exists()
 
@@ -167,10 +175,9 @@ def test_name_with_a_line_break_still_makes_one_line(tmp_path):
 def test_bad_data_is_refused_by_the_real_process(tmp_path):
     data = write(tmp_path / "posts.jsonl", GOOD, '{"post":')
     done = process("run", "reappraisal", "--data", data, "--run", "new")
-    said = (
-        f"spri: {data}, line 2: not valid JSON: Expecting value at column 9; write one JSON object a line\n"
-    )
-    assert (done.returncode, done.stdout, done.stderr.decode()) == (2, b"", said)
+    said = f"spri: {data}, row 2: not valid JSON: Expecting value at column 9; write one JSON object a line"
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode().startswith(said) and done.stderr.count(b"\n") == 1
     assert not (tmp_path / "new").exists()
 
 

@@ -1,19 +1,22 @@
 """A task: what goes in, how its stages are worded, its seeds, and where its examples come from.
 
 One file a task; its name is the file's name. `load_task` finds built-in tasks, installed ones (entry point group
-`spri_dspy.tasks`) and `path/to/file.py:NAME`. A task never runs anything and never names a model.
+`spri_dspy.tasks`) and `path/to/file.py:NAME`. `fields` has the helpers for those who write one. A task never runs
+anything and never names a model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spri_dspy.errors import DataError, UsageError
-from spri_dspy.lookup import lookup
-from spri_dspy.tasks.example import Example, as_examples, make_example
+import dspy
+
+from spri_dspy.errors import DataError, SpriError, UsageError
+from spri_dspy.lookup import lookup, where_raised
+from spri_dspy.tasks.example import Example, as_example, as_examples, make_example
 
 if TYPE_CHECKING:
     from spri_dspy.signatures import Stages
@@ -30,35 +33,54 @@ class Task:
         inputs: input names and their descriptions, in prompt order.
         stages: the six signatures.
         seeds: rows of inputs, `principles` and `group`; they become the demos of the first stage.
-        read_row: makes the Examples of one data row and its 1-based number; raises DataError without the
-            place, which the reader adds.
+        read_row: makes the examples of one data row and its number, as a list of Examples (`make_example`) or of
+            dicts; raises DataError without the place, which the reader adds.
         text_input: the input that `--text` fills.
-        built_in: the file of examples that comes with the package.
+        built_in: the file of examples that comes with the task; None if there is none.
         group_of: the group of a call's inputs, None if it cannot be told.
         hub: what `--data hub` reads: the published data set, as hf:NAME:SPLIT.
+        defaults: inputs that may be left out, and what stands for them then.
+        columns: the columns that `read_row` reads, () for any; nothing else of a parquet file is decoded.
     """
 
     name: str
     inputs: Mapping[str, str]
     stages: Stages
     seeds: tuple[Mapping[str, Any], ...]
-    read_row: Callable[[Mapping[str, Any], int], list[Example]]
+    read_row: Callable[[Mapping[str, Any], int], Iterable[Example | dspy.Example | Mapping[str, Any]]]
     text_input: str
-    built_in: Path
+    built_in: Path | None = None
     group_of: Callable[[Mapping[str, Any]], str | None] | None = None
     hub: str | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
 
-    def examples(self, path: str | Path | None = None) -> Iterator[Example]:
-        """The examples of a file, checked row by row as they are read; the built-in ones without a file.
+    def examples(
+        self,
+        source: str | Path | Iterable[Mapping[str, Any]] | None = None,
+        *,
+        columns: Mapping[str, str] | None = None,
+    ) -> Iterator[Example]:
+        """The examples of a file or of rows, checked row by row as they are read; the built-in ones without either.
+
+            task.examples("posts.csv", columns={"post": "selftext"})
 
         They are `dspy.Example`s with their inputs set, and go into DSPy's evaluation and optimizers as they are.
 
+        Args:
+            source: a file, hub, hf:NAME:SPLIT (see `fields.read_rows`), or dicts like the rows of a file.
+            columns: columns of the file to rename, {the task's name: the file's name}.
+
         Raises:
-            DataError: the file or a row cannot be used; names file, line and field.
+            DataError: the file or a row cannot be used; names file, row and column.
         """
         from spri_dspy.tasks.fields import read_rows
 
-        return self._checked(read_rows(self.source(path)))
+        if source is None or isinstance(source, str | Path):
+            return self._checked(read_rows(self.source(source), columns=columns, needed=self.columns))
+        new_names = {old: new for new, old in (columns or {}).items()}
+        rows = ({new_names.get(name, name): value for name, value in row.items()} for row in source)
+        return self._checked((f"row {number}", number, row) for number, row in enumerate(rows, 1))
 
     def source(self, path: str | Path | None) -> str:
         """What `examples` reads: a file, or hf:NAME:SPLIT.
@@ -72,6 +94,8 @@ class Task:
                     f"the task {self.name} has no published data set; name a file or hf:NAME:SPLIT"
                 )
             return self.hub
+        if path is None and self.built_in is None:
+            raise UsageError(f"the task {self.name} brings no examples; name a file of them")
         return str(self.built_in if path is None else path)
 
     def example_of(self, **row: Any) -> Example:
@@ -79,13 +103,11 @@ class Task:
         return next(self._checked(iter([("the given text", 1, row)])))
 
     def _checked(self, rows: Iterable[tuple[str, int, Mapping[str, Any]]]) -> Iterator[Example]:
+        """The examples of rows, with their place in every complaint."""
         seen: dict[str, tuple[int, str | None]] = {}
+        place = number = None
         for place, number, row in rows:
-            try:
-                examples = self.read_row(row, number)
-            except UsageError as error:
-                raise DataError(f"{place}: {error}") from None
-            for example in examples:
+            for example in self._examples_of(row, place, number):
                 if example.id in seen and seen[example.id][1] != example.group:
                     # One post may be asked about once a dimension; its own id stays as the cluster.
                     example = example.changed(id=f"{example.id}/{example.group}", cluster=example.id)
@@ -96,6 +118,27 @@ class Task:
                     )
                 seen[example.id] = (number, example.group)
                 yield example
+        if number is not None and not seen:
+            raise DataError(
+                f"{place}: the task {self.name} made no example of this row, nor of any before it"
+            )
+
+    def _examples_of(self, row: Mapping[str, Any], place: str, number: int) -> list[Example]:
+        """What `read_row` makes of a row; a mistake in it is its author's to see, in one line."""
+        try:
+            made = self.read_row(row, number)
+            made = [made] if isinstance(made, dspy.Example | Mapping) else made
+            if not isinstance(made, Iterable) or isinstance(made, str):
+                raise DataError(
+                    f"the task {self.name} must make a list of examples, not {type(made).__name__}"
+                )
+            return [as_example(each, number, tuple(self.inputs), defaults=self.defaults) for each in made]
+        except UsageError as error:
+            raise DataError(f"{place}: {error}") from None
+        except SpriError:
+            raise
+        except Exception as error:
+            raise DataError(f"{place}: {where_raised(error, self.read_row)}") from error
 
 
 def load_task(name: str | Task, **options: Any) -> Task:

@@ -85,7 +85,12 @@ def make_example(
 
 
 def as_examples(
-    rows: Iterable[Any], input_names: Sequence[str], *, optional: Sequence[str] = (), prefix: str = ""
+    rows: Iterable[Any],
+    input_names: Sequence[str],
+    *,
+    optional: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+    prefix: str = "",
 ) -> Iterator[Example]:
     """Examples of whatever rows are given, read lazily.
 
@@ -96,17 +101,24 @@ def as_examples(
         rows: Examples, dspy.Examples, dicts, or a `datasets.Dataset`.
         input_names: the program's inputs.
         optional: inputs that a row may lack.
+        defaults: inputs that a row may lack, and what stands for them then.
         prefix: put before every id.
 
     Raises:
         UsageError: a row is of another kind, or has none of the inputs.
     """
     for number, row in enumerate(rows, 1):
-        yield as_example(row, number, input_names, optional=optional, prefix=prefix)
+        yield as_example(row, number, input_names, optional=optional, defaults=defaults, prefix=prefix)
 
 
 def as_example(
-    row: Any, number: int, input_names: Sequence[str], *, optional: Sequence[str] = (), prefix: str = ""
+    row: Any,
+    number: int,
+    input_names: Sequence[str],
+    *,
+    optional: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+    prefix: str = "",
 ) -> Example:
     """One row, the `number`th from 1, as an Example; arguments as for `as_examples`."""
     if isinstance(row, Example):
@@ -119,13 +131,14 @@ def as_example(
         raise UsageError(
             f"example {number} is of type {type(row).__name__}; give dspy.Examples, dicts or task.examples()"
         )
-    names = set(marked or ()) or {*input_names, *optional}
+    names = (set(marked or ()) or {*input_names, *optional}) | set(defaults or ())
     inputs = {k: v for k, v in fields.items() if k in names and k not in OWN_FIELDS}
     if not inputs:
         raise UsageError(
             f"example {number} has none of the inputs {', '.join(input_names)}; it has {', '.join(fields) or 'nothing'}"
         )
     labels = {k: v for k, v in fields.items() if k not in inputs and k not in OWN_FIELDS}
+    inputs |= {k: v for k, v in (defaults or {}).items() if inputs.get(k) is None}
     name, group, cluster = (fields.get(k) for k in OWN_FIELDS)
     return make_example(
         f"{prefix}{number if name is None else name}",

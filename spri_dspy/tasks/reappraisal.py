@@ -1,8 +1,8 @@
 """Cognitive reappraisal: answer a troubled post so that one appraisal of the situation changes.
 
-A row has a `post` and one of `aim` (free text), `dimension` (a name) or `dimension_id` (its published number); it
-may bring its own `standards` and `oracle_principles` for judging. Source of the task: paper.md section 2; all
-wording is ours.
+A row has a `post` and, if it is not to be the general aim, one of `aim` (free text), `dimension` (a name) or
+`dimension_id` (its published number); it may bring its own `standards` and `oracle_principles` for judging. Source
+of the task: paper.md section 2; all wording is ours.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from spri_dspy.errors import UnknownNameError
+from spri_dspy.errors import DataError, UnknownNameError
 from spri_dspy.signatures import Stages
 from spri_dspy.tasks import Example, Task, make_example
-from spri_dspy.tasks.fields import package_file, package_rows, row_id, text
+from spri_dspy.tasks.fields import is_blank, package_file, package_rows, row_id, shown, text
 
 GENERAL_AIM = "Help the narrator to see the situation in a way that eases what they feel and lets them go on."
 """The aim of a post that comes without one."""
@@ -23,6 +23,9 @@ INPUTS = {
     "post": "what someone wrote about a situation that troubles them",
     "aim": "how the answer should change the narrator's view of the situation",
 }
+
+LABELS = ("standards", "oracle_principles")
+"""What a row may bring for judging, as text or as a list of texts."""
 
 _WORDING = {
     "generate_principles": """\
@@ -77,7 +80,9 @@ def task() -> Task:
         read_row=read_row,
         text_input="post",
         built_in=package_file("examples/reappraisal.jsonl"),
-        group_of=lambda inputs: _dimension_of_aim().get(inputs["aim"]),
+        group_of=lambda inputs: _dimension_of_aim().get(inputs.get("aim", GENERAL_AIM)),
+        defaults={"aim": GENERAL_AIM},
+        columns=("id", "post", "aim", "dimension", "dimension_id", *LABELS),
     )
 
 
@@ -85,29 +90,44 @@ def read_row(row: Mapping[str, Any], number: int) -> list[Example]:
     """The example of a row; what it does not say about its dimension is filled in.
 
     Raises:
-        DataError: the post is missing or unusable.
+        DataError: the post is missing, or a column is unusable.
         UnknownNameError: a dimension that does not exist, and no aim.
     """
     post = text(row, "post")
     known = _dimension(row)
     aim = text(row, "aim", default=known["aim"] if known else GENERAL_AIM)
-    labels = {k: row.get(k) or (known or {}).get(k) for k in ("standards", "oracle_principles")}
+    labels = {name: value for name in LABELS if (value := _label(row, name) or (known or {}).get(name))}
     group = known["dimension"] if known else _dimension_of_aim().get(aim)
-    kept = {k: v for k, v in labels.items() if v}
     name = row_id(row, number)
-    return [make_example(name, {"post": post, "aim": aim}, group, cluster=name, labels=kept)]
+    return [make_example(name, {"post": post, "aim": aim}, group, cluster=name, labels=labels)]
+
+
+def _label(row: Mapping[str, Any], name: str) -> str | list[str] | None:
+    """Text or a list of texts; None if there is none."""
+    value = row.get(name)
+    if isinstance(value, list):
+        return [text({name: each}, name) for each in value]
+    return None if is_blank(value) else text(row, name)
 
 
 def _dimension(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The dimension that a row names; None if it names none, or one that does not exist beside an aim."""
     for key in ("dimension", "dimension_id"):
-        if row.get(key) is not None:
-            found = next((d for d in dimensions() if str(d[key]) == str(row[key])), None)
-            if found is None and row.get("aim") is None:
-                raise UnknownNameError(
-                    key, str(row[key]), [str(d[key]) for d in dimensions()], "A row with an aim needs none"
-                )
-            if found is not None:
-                return found
+        value = row.get(key)
+        if is_blank(value):
+            continue
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise DataError(
+                f"the column {key!r} must be the name or number of a dimension, not {shown(value)}"
+            )
+        # A column of numbers with gaps comes as fractions from pandas.
+        name = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+        found = next((d for d in dimensions() if str(d[key]) == name), None)
+        if found is not None:
+            return found
+        if is_blank(row.get("aim")):
+            menu = [str(d[key]) for d in dimensions()]
+            raise UnknownNameError(key, name[:60], menu, "A row with an aim needs none")
     return None
 
 

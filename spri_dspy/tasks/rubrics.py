@@ -2,7 +2,8 @@
 
 An instance (an instruction of one capability) gets one rubric, made without its reference answer; every answer to
 the instance is judged with that same rubric. Rows: BiGGen Bench and its human-scored results, Prometheus's
-evaluation sets, or our own with a list of `responses`. A row without an answer ends after stage 1.
+evaluation sets, or our own with a list of `responses` (texts, objects with a `response` and its labels, or an object
+{source: answer}). `answer` is another name of `response`. A row without an answer ends after stage 1.
 
 A human score of -1 is no label. Source of the task: paper.md section 2; all wording is ours.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +25,18 @@ from spri_dspy.records import Record
 from spri_dspy.runs import fingerprint
 from spri_dspy.signatures import FivePoint, Stages
 from spri_dspy.tasks import Example, Task, make_example
-from spri_dspy.tasks.fields import package_file, package_rows, read_rows, row_id, text
+from spri_dspy.tasks.fields import (
+    checked_text,
+    is_blank,
+    names_of,
+    optional_text,
+    package_file,
+    package_rows,
+    rating,
+    read_rows,
+    row_id,
+    text,
+)
 
 HUB = "hf:prometheus-eval/BiGGen-Bench-Results:human_eval"
 """The human-scored set of the published table."""
@@ -35,6 +47,18 @@ FORMAT = "spri-rubric/1"
 INPUTS = {"instruction": "the task that was set, with its system prompt if it had one"}
 ANSWER = {"answer": "the answer to judge"}
 REFERENCE = {"reference_answer": "an answer that would get the top score"}
+
+ANSWERS = ("response", "answer")
+"""Names of the column that holds an answer."""
+
+OWN_LABELS = ("human_score", "gpt4_scores")
+"""Labels of one answer, which stand beside it."""
+
+COLUMNS = (
+    *("id", "instruction", "system_prompt", "input", "capability", "category", "reference_answer"),
+    *("score_rubric", "rubric", "principles", "model_name", "responses", *ANSWERS, *OWN_LABELS),
+)
+"""Every column that is read."""
 
 
 class Rubric(pydantic.BaseModel):
@@ -166,6 +190,7 @@ def task(*, with_reference: bool = False) -> Task:
         text_input="instruction",
         built_in=package_file("examples/rubrics.jsonl"),
         hub=HUB,
+        columns=COLUMNS,
     )
 
 
@@ -176,79 +201,111 @@ def read_row(row: Mapping[str, Any], number: int, *, with_reference: bool = Fals
         DataError: the instruction is missing, or an answer or label is unusable.
     """
     instruction = _instruction(row)
-    group = row.get("capability") or row.get("category")
-    group = str(group) if group is not None else None
-    shared = _shared_labels(row)
-    if with_reference and "reference_answer" not in shared:
-        raise DataError("the field 'reference_answer' is missing, and --with-reference shows it to the judge")
-    shown = {"reference_answer": shared["reference_answer"]} if with_reference else {}
-    given = {"principles": _rubric(row["principles"])} if row.get("principles") else {}
+    group = optional_text(row, "capability", "category")
+    reference = optional_text(row, "reference_answer")
+    if with_reference and reference is None:
+        raise DataError("the column 'reference_answer' is empty, and --with-reference shows it to the judge")
+    rubric, given = _rubric_in(row, "score_rubric", "rubric"), _rubric_in(row, "principles")
+    shared: dict[str, Any] = {} if reference is None else {"reference_answer": reference}
+    shared |= {} if rubric is None else {"rubric": rubric.model_dump()}
+    inputs: dict[str, Any] = {"instruction": instruction} | ({} if given is None else {"principles": given})
     instance = row_id(row, number)
-    answers = list(_answers(row, instance))
-    if not answers:
-        return [make_example(instance, {"instruction": instruction, **given}, group, instance, shared)]
-    return [
-        make_example(
-            name,
-            {"instruction": instruction, "answer": answer, **shown, **given},
-            group,
-            cluster,
-            shared | labels,
-        )
-        for name, cluster, answer, labels in answers
+    shown = {"reference_answer": reference} if with_reference else {}
+    answers = [
+        make_example(name, inputs | {"answer": answer} | shown, group, instance, shared | labels)
+        for name, answer, labels in _answers(row, instance)
     ]
+    return answers or [make_example(instance, inputs, group, instance, shared)]
 
 
 def _instruction(row: Mapping[str, Any]) -> str:
-    if row.get("instruction") is not None or row.get("input") is None:
+    if not is_blank(row.get("instruction")) or is_blank(row.get("input")):
         return text(row, "instruction")
-    system = text(row, "system_prompt") + "\n\n" if str(row.get("system_prompt") or "").strip() else ""
-    return system + text(row, "input")
+    system = optional_text(row, "system_prompt")
+    return text(row, "input") if system is None else f"{system}\n\n{text(row, 'input')}"
 
 
-def _answers(row: Mapping[str, Any], instance: str) -> list[tuple[str, str, str, dict[str, Any]]]:
-    """Id, cluster, answer and own labels of each answer in a row."""
-    if isinstance(row.get("responses"), list):
-        rows = [(r, f"{instance}/{r.get('response_source', n)}") for n, r in enumerate(row["responses"], 1)]
-    elif row.get("response") is not None:
-        source = row.get("model_name")
-        rows = [(row, f"{instance}/{source}" if source else instance)]
-    else:
-        return []
-    return [(name, instance, text(r, "response"), _own_labels(r)) for r, name in rows]
+def _answers(row: Mapping[str, Any], instance: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Id, answer and own labels of each answer in a row."""
+    # An empty text is an answer that is missing; None and NaN are how a table says that it has none.
+    given = [name for name in (*ANSWERS, "responses") if row.get(name) == "" or not is_blank(row.get(name))]
+    if len(given) > 1:
+        raise DataError(f"the columns {given[0]!r} and {given[1]!r} both hold answers; leave one")
+    if not given:
+        return
+    if given != ["responses"]:
+        source = optional_text(row, "model_name")
+        yield instance if source is None else f"{instance}/{source}", text(row, given[0]), _own_labels(row)
+        return
+    for name in OWN_LABELS:
+        if not is_blank(row.get(name)):
+            raise DataError(f"the column {name!r} stands beside 'responses'; put it into each of them")
+    for number, (source, each) in enumerate(_several(row["responses"]), 1):
+        place = f"answer {number} of the column 'responses'"
+        try:
+            fields = each if isinstance(each, Mapping) else {"response": each}
+            names = [name for name in ANSWERS if name in fields]
+            if len(names) != 1:
+                raise DataError(
+                    f"it needs one of {' and '.join(map(repr, ANSWERS))}; it has {names_of(fields)}"
+                )
+            source = source or optional_text(fields, "response_source", "model_name") or str(number)
+            yield f"{instance}/{source}", checked_text(fields[names[0]], "it"), _own_labels(fields)
+        except DataError as error:
+            raise DataError(f"{place}: {error}") from None
+
+
+def _several(responses: Any) -> list[tuple[str | None, Any]]:
+    """Source and answer of each of several: a list of texts or objects, or an object {source: answer}."""
+    if isinstance(responses, Mapping) and responses:
+        if any(name in responses for name in ANSWERS):
+            return [(None, responses)]
+        return [(checked_text(source, "a source of 'responses'"), each) for source, each in responses.items()]
+    if isinstance(responses, list | tuple) and responses:
+        return [(None, each) for each in responses]
+    if isinstance(responses, list | tuple | Mapping):
+        raise DataError("the column 'responses' has no answers; leave it out where only a rubric is wanted")
+    raise DataError(
+        "the column 'responses' must be a list of answers or an object {source: answer}, "
+        f"not {type(responses).__name__}; one answer goes into the column 'response'"
+    )
 
 
 def _own_labels(row: Mapping[str, Any]) -> dict[str, Any]:
-    labels: dict[str, Any] = {}
-    score = row.get("human_score")
-    if score is not None and score != -1:
-        if isinstance(score, bool) or not isinstance(score, int | float) or not 1 <= score <= 5:
-            raise DataError(f"the field 'human_score' must be 1 to 5, or -1 for no label, not {score!r}")
-        labels["human_score"] = score
-    if isinstance(row.get("gpt4_scores"), list):
-        labels["gpt4_scores"] = row["gpt4_scores"]
-    return labels
+    """What people and models scored this answer with."""
+    human, machine = rating(row, "human_score", 1, 5, none=-1), row.get("gpt4_scores")
+    if not is_blank(machine) and not isinstance(machine, list):
+        raise DataError(f"the column 'gpt4_scores' must be a list of numbers, not {type(machine).__name__}")
+    scores = [rating({"gpt4_scores": each}, "gpt4_scores", 1, 5, none=-1) for each in machine or ()]
+    return ({} if human is None else {"human_score": human}) | ({"gpt4_scores": scores} if scores else {})
 
 
-def _shared_labels(row: Mapping[str, Any]) -> dict[str, Any]:
-    labels: dict[str, Any] = {}
-    if row.get("reference_answer"):
-        labels["reference_answer"] = text(row, "reference_answer")
-    rubric = row.get("score_rubric") or row.get("rubric")
-    if rubric:
-        labels["rubric"] = _rubric(rubric).model_dump()
-    return labels
+def _rubric_in(row: Mapping[str, Any], *names: str) -> Rubric | None:
+    """The rubric in the first of these columns that is not blank, in any of a rubric's shapes."""
+    name = next((name for name in names if not is_blank(row.get(name))), None)
+    if name is None:
+        return None
+    try:
+        return _rubric(row[name])
+    except DataError as error:
+        raise DataError(f"the column {name!r}: {error}") from None
 
 
 def _rubric(value: Any) -> Rubric:
     """A rubric of a row, in any of its shapes."""
+    known = ", ".join(Rubric.model_fields)
     try:
         if isinstance(value, str):
-            return Rubric.from_text(value)
-        return Rubric(**{k: v for k, v in value.items() if k in Rubric.model_fields})
-    except (ValueError, TypeError, AttributeError) as error:
-        known = ", ".join(Rubric.model_fields)
+            rubric = Rubric.from_text(checked_text(value, "the rubric"))
+        elif isinstance(value, Mapping):
+            rubric = Rubric(**{str(k): v for k, v in value.items() if k in Rubric.model_fields})
+        else:
+            raise DataError(f"the rubric must be text or an object with {known}, not {type(value).__name__}")
+    except (ValueError, TypeError) as error:
         raise DataError(f"the rubric cannot be read; it needs {known} ({type(error).__name__})") from None
+    for name, said in rubric.model_dump().items():
+        checked_text(said, f"{name} of the rubric")
+    return rubric
 
 
 def _seed(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,11 +12,15 @@ from typing import Any
 
 from spri_dspy.signatures import Stages
 from spri_dspy.tasks import Example, Task, make_example
-from spri_dspy.tasks.fields import package_file, package_rows, row_id, text
+from spri_dspy.tasks.fields import optional_text, package_file, package_rows, row_id, text
 
 HUB = "hf:databricks/databricks-dolly-15k:train"
 
 INPUTS = {"instruction": "what a user asks of an assistant"}
+EXTRA = ("input", "context")
+"""Columns with more of the instruction; the first that is not blank counts."""
+REFERENCES = ("response", "oracle_response", "output")
+"""Columns with the data set's own response; the first that is not blank counts."""
 
 _WORDING = {
     "generate_response": """\
@@ -42,6 +46,7 @@ def task() -> Task:
         text_input="instruction",
         built_in=package_file("examples/sft.jsonl"),
         hub=HUB,
+        columns=("id", "instruction", *EXTRA, *REFERENCES, "category"),
     )
 
 
@@ -51,22 +56,18 @@ def read_row(row: Mapping[str, Any], number: int) -> list[Example]:
     Raises:
         DataError: the instruction is missing or unusable.
     """
-    labels = {}
-    reference = row.get("response") or row.get("oracle_response") or row.get("output")
-    if reference:
-        labels["reference_answer"] = text({"response": reference}, "response")
-    if row.get("category"):
-        labels["category"] = str(row["category"])
-    return [make_example(row_id(row, number), {"instruction": joined(row)}, labels=labels)]
+    labels = {"reference_answer": optional_text(row, *REFERENCES), "category": optional_text(row, "category")}
+    known = {name: value for name, value in labels.items() if value is not None}
+    return [make_example(row_id(row, number), {"instruction": joined(row)}, labels=known)]
 
 
 def joined(row: Mapping[str, Any]) -> str:
     """Instruction and input as one text; MixInstruct's instruction may be empty where the input says it all."""
-    extra = next((str(row[k]) for k in ("input", "context") if str(row.get(k) or "").strip()), "")
-    if extra and not str(row.get("instruction") or "").strip():
-        return text({"input": extra}, "input")
-    instruction = text(row, "instruction")
-    return f"{instruction}\n\n{text({'input': extra}, 'input')}" if extra else instruction
+    extra = optional_text(row, *EXTRA)
+    if extra is None:
+        return text(row, "instruction")
+    instruction = optional_text(row, "instruction")
+    return extra if instruction is None else f"{instruction}\n\n{extra}"
 
 
 def _seed(row: Mapping[str, Any]) -> dict[str, Any]:

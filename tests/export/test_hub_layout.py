@@ -107,9 +107,7 @@ def test_human_scores_and_references_are_labels_and_minus_one_is_none(biggen):
 def test_a_split_is_chosen_by_its_name_and_not_by_what_lies_in_the_folder(biggen):
     (example,) = load_task("rubrics").examples(f"hf:{biggen}:llm_as_a_judge")
     assert example.id == "planning_ferry_8/other-13b"
-    with pytest.raises(
-        DataError, match=r"Bad split: train\. Available splits: \['human_eval', 'llm_as_a_judge'\]"
-    ):
+    with pytest.raises(DataError, match=r"no split 'train'; it has human_eval, llm_as_a_judge"):
         list(load_task("rubrics").examples(f"hf:{biggen}"))
 
 
@@ -216,7 +214,7 @@ def write_broken(folder, at_row):
 @pytest.mark.parametrize("at_row", [1, 9000])
 def test_a_broken_file_of_a_folder_is_an_error_about_the_data(tmp_path, at_row):
     write_broken(tmp_path / "broken", at_row)
-    said = r"^the data set '.*/broken' .* cannot be loaded: .*; write hf:FOLDER:SPLIT"
+    said = rf"^.*/broken/train.jsonl, row {at_row}: not valid JSON: "
     with pytest.raises(DataError, match=said):
         list(load_task("sft").examples(f"hf:{tmp_path / 'broken'}"))
 
@@ -225,7 +223,8 @@ def test_what_the_loader_logs_besides_its_error_is_not_shown(tmp_path):
     write_broken(tmp_path / "broken", 1)
     found = spri("run", "sft", "--data", "hf:broken", at=tmp_path)
     assert (found.returncode, found.stdout, found.stderr.count("\n")) == (2, "", 1), found.stderr
-    assert found.stderr.startswith("spri: the data set 'broken'")
+    assert found.stderr.startswith("spri: "), found.stderr
+    assert "broken/train.jsonl, row 1: not valid JSON" in found.stderr
 
 
 def test_the_hubs_loggers_are_as_they_were_afterwards(biggen):
@@ -234,3 +233,63 @@ def test_the_hubs_loggers_are_as_they_were_afterwards(biggen):
     rows = load_task("rubrics").examples(f"hf:{biggen}:human_eval")
     next(rows)
     assert [logger.level for logger in loggers] == before
+
+
+SECRET = {"instruction": "the secret of this machine"}
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "../secret.jsonl",
+        "data/../../secret.jsonl",
+        "{home}/secret.jsonl",
+        "http://127.0.0.1:9/secret.jsonl",
+        "file://{home}/secret.jsonl",
+        "zip://x.jsonl::{home}/secret.zip",
+    ],
+)
+@pytest.mark.parametrize("where", ["README.md", ".huggingface.yaml"])
+@pytest.mark.parametrize("shape", ["{!r}", "[{{split: train, path: {!r}}}]", "[a.jsonl, {!r}]"])
+def test_a_folder_that_names_data_outside_itself_is_refused(tmp_path, named, where, shape):
+    write_lines(tmp_path / "secret.jsonl", [SECRET])
+    write_lines(tmp_path / "given/a.jsonl", [{"instruction": "Name a knot."}])
+    configs = f"configs:\n- config_name: default\n  data_files: {shape.format(named.format(home=tmp_path))}\n"
+    text = f"---\n{configs}---\n# Rows\n" if where == "README.md" else configs
+    (tmp_path / "given" / where).write_text(text)
+    with pytest.raises(DataError, match="outside it and is not read") as refused:
+        list(load_task("sft").examples(f"hf:{tmp_path / 'given'}"))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_that_is_named_by_its_card_as_elsewhere_is_refused(tmp_path):
+    write_lines(tmp_path / "secret/train.jsonl", [SECRET])
+    write_lines(tmp_path / "given/train.jsonl", [{"instruction": "Name a knot."}])
+    (tmp_path / "given/README.md").write_text("---\nconfigs:\n- config_name: x\n  data_dir: ../secret\n---\n")
+    with pytest.raises(DataError, match="outside it and is not read"):
+        list(load_task("sft").examples(f"hf:{tmp_path / 'given'}"))
+
+
+@pytest.mark.parametrize("link", ["train.jsonl", "data"])
+def test_links_out_of_a_folder_are_not_followed(tmp_path, link):
+    write_lines(tmp_path / "elsewhere/train-0.jsonl", [SECRET])
+    (tmp_path / "given").mkdir()
+    target = tmp_path / ("elsewhere" if link == "data" else "elsewhere/train-0.jsonl")
+    (tmp_path / "given" / link).symlink_to(target)
+    with pytest.raises(DataError, match=r"outside it and is not read|cannot be loaded"):
+        list(load_task("sft").examples(f"hf:{tmp_path / 'given'}"))
+
+
+def test_a_link_within_a_folder_is_followed(tmp_path):
+    write_lines(tmp_path / "given/blobs/1", [{"instruction": "Name a knot."}])
+    (tmp_path / "given/train.jsonl").symlink_to(tmp_path / "given/blobs/1")
+    (example,) = load_task("sft").examples(f"hf:{tmp_path / 'given'}")
+    assert example.input_values == {"instruction": "Name a knot."}
+
+
+def test_rows_of_several_files_are_numbered_on(tmp_path):
+    for number in range(2):
+        write_lines(
+            tmp_path / f"given/data/train-{number}.jsonl", [{"instruction": f"Name knot {number}."}] * 2
+        )
+    assert [e.id for e in load_task("sft").examples(f"hf:{tmp_path / 'given'}")] == ["1", "2", "3", "4"]

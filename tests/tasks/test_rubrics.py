@@ -1,0 +1,187 @@
+"""Rows of the rubrics task: every shape in which answers and rubrics come, and what cannot be read."""
+
+import json
+
+import pytest
+
+import spri_dspy as spri
+from spri_dspy.errors import DataError
+from spri_dspy.tasks.rubrics import Rubric
+
+LEVELS = {f"score{n}_description": f"it names {n} of the five" for n in range(1, 6)}
+RUBRIC = {"criteria": "Does it name the five?", **LEVELS}
+ASKED = {"id": "i", "instruction": "Name a fruit."}
+
+
+@pytest.fixture(scope="module")
+def task():
+    return spri.load_task("rubrics")
+
+
+def read(task, **columns):
+    """Id and answer of each example of a row."""
+    found = list(task.examples([ASKED | columns]))
+    assert {e.input_values["instruction"] for e in found} == {ASKED["instruction"]}
+    return {e.id: e.input_values.get("answer") for e in found}
+
+
+READABLE = {
+    "no answer": ({}, {"i": None}),
+    "nulls": ({"response": None, "responses": None, "answer": None}, {"i": None}),
+    "not a number": ({"response": float("nan")}, {"i": None}),
+    "response": ({"response": "apple"}, {"i": "apple"}),
+    "answer": ({"answer": "apple"}, {"i": "apple"}),
+    "model": ({"answer": "apple", "model_name": "m"}, {"i/m": "apple"}),
+    "texts": ({"responses": ["apple", "pear"]}, {"i/1": "apple", "i/2": "pear"}),
+    "objects": (
+        {"responses": [{"response": "apple", "response_source": "m"}, {"answer": "pear"}]},
+        {"i/m": "apple", "i/2": "pear"},
+    ),
+    "mixed": ({"responses": ["apple", {"response": "pear"}]}, {"i/1": "apple", "i/2": "pear"}),
+    "sources": ({"responses": {"m": "apple", "n": "pear"}}, {"i/m": "apple", "i/n": "pear"}),
+    "sources of objects": (
+        {"responses": {"m": {"response": "apple", "human_score": 4}, "n": "pear"}},
+        {"i/m": "apple", "i/n": "pear"},
+    ),
+    "one object": ({"responses": {"response": "apple", "human_score": 4}}, {"i/1": "apple"}),
+}
+
+
+@pytest.mark.parametrize("shape", READABLE)
+def test_answers_are_read_in_every_shape_that_a_user_would_write(task, shape):
+    columns, expected = READABLE[shape]
+    assert read(task, **columns) == expected
+
+
+REFUSED = {
+    "text": (
+        {"responses": "apple"},
+        "'responses' must be a list of answers or an object {source: answer}, not str",
+    ),
+    "number": (
+        {"responses": 5},
+        "'responses' must be a list of answers or an object {source: answer}, not int",
+    ),
+    "empty list": (
+        {"responses": []},
+        "the column 'responses' has no answers; leave it out where only a rubric",
+    ),
+    "empty object": ({"responses": {}}, "the column 'responses' has no answers; leave it out"),
+    "null in it": ({"responses": ["apple", None]}, "answer 2 of the column 'responses': it is empty"),
+    "number in it": ({"responses": [3]}, "answer 1 of the column 'responses': it must be text, not int"),
+    "list in it": (
+        {"responses": [["apple"]]},
+        "answer 1 of the column 'responses': it must be text, not list",
+    ),
+    "empty object in it": (
+        {"responses": [{}]},
+        "answer 1 of the column 'responses': it needs one of 'response' and 'answer'; it has no columns",
+    ),
+    "other object": (
+        {"responses": [{"text": "apple"}]},
+        "it needs one of 'response' and 'answer'; it has text",
+    ),
+    "both names": (
+        {"responses": [{"response": "a", "answer": "b"}]},
+        "it needs one of 'response' and 'answer'",
+    ),
+    "empty": ({"response": ""}, "the column 'response' is empty"),
+    "blank": ({"answer": ""}, "the column 'answer' is empty"),
+    "object": ({"response": {"text": "apple"}}, "the column 'response' must be text, not dict"),
+    "two columns": (
+        {"response": "apple", "answer": "pear"},
+        "'response' and 'answer' both hold answers; leave one",
+    ),
+    "both": (
+        {"answer": "apple", "responses": ["pear"]},
+        "'answer' and 'responses' both hold answers; leave one",
+    ),
+    "score beside": (
+        {"responses": ["apple"], "human_score": 3},
+        "the column 'human_score' stands beside 'responses'; put it into each of them",
+    ),
+    "source of a wrong type": (
+        {"responses": [{"response": "apple", "response_source": ["m"]}]},
+        "the column 'response_source' must be text, not list",
+    ),
+    "same source": (
+        {"responses": [{"response": text, "response_source": "m"} for text in "ab"]},
+        "row 1: the id 'i/m' is also row 1's; ids must be unique",
+    ),
+    "score": (
+        {"response": "a", "human_score": 7},
+        "'human_score' must be a number from 1 to 5, or -1 for none, not 7",
+    ),
+    "score in words": ({"response": "a", "human_score": "good"}, "or -1 for none, not 'good'"),
+    "score as yes": ({"response": "a", "human_score": True}, "or -1 for none, not True"),
+    "endless score": ({"response": "a", "human_score": 10**400}, "or -1 for none, not 1000"),
+    "scores": (
+        {"response": "a", "gpt4_scores": "5"},
+        "the column 'gpt4_scores' must be a list of numbers, not str",
+    ),
+    "score in scores": (
+        {"response": "a", "gpt4_scores": [5, 9]},
+        "'gpt4_scores' must be a number from 1 to 5",
+    ),
+    "capability": ({"capability": ["a"]}, "the column 'capability' must be text, not list"),
+    "rubric": ({"rubric": 5}, "the column 'rubric': the rubric must be text or an object with criteria, "),
+    "rubric list": (
+        {"score_rubric": []},
+        "the column 'score_rubric': the rubric must be text or an object with",
+    ),
+    "rubric prose": (
+        {"rubric": "be kind"},
+        "the column 'rubric': the rubric cannot be read; it needs criteria, ",
+    ),
+    "rubric level": (
+        {"principles": RUBRIC | {"score3_description": 3}},
+        "the column 'principles': the rubric cannot be read; it needs criteria",
+    ),
+    "rubric blank": (
+        {"rubric": RUBRIC | {"criteria": " "}},
+        "the column 'rubric': criteria of the rubric is empty",
+    ),
+    "reference": ({"reference_answer": ["x"]}, "the column 'reference_answer' must be text, not list"),
+}
+
+
+@pytest.mark.parametrize("shape", REFUSED)
+def test_what_is_no_answer_score_or_rubric_is_refused_with_its_place(task, shape):
+    columns, said = REFUSED[shape]
+    with pytest.raises(DataError) as refused:
+        read(task, **columns)
+    assert str(refused.value).startswith("row 1: ") and said in str(refused.value), refused.value
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("given", "label"), [(4, 4), (4.5, 4.5), ("3", 3), (-1, None), ("-1", None), ("", None)]
+)
+def test_scores_are_read_as_numbers_and_minus_one_is_none(task, given, label):
+    (alone,) = task.examples([ASKED | {"response": "apple", "human_score": given}])
+    (listed,) = task.examples([ASKED | {"responses": [{"response": "apple", "human_score": given}]}])
+    assert alone.label_values.get("human_score") == listed.label_values.get("human_score") == label
+
+
+@pytest.mark.parametrize("rubric", [RUBRIC, json.dumps(RUBRIC), str(Rubric(**RUBRIC)), RUBRIC | {"more": 1}])
+@pytest.mark.parametrize("column", ["rubric", "score_rubric"])
+def test_rubrics_are_labels_in_every_shape(task, column, rubric):
+    (example,) = task.examples([ASKED | {column: rubric}])
+    assert example.label_values["rubric"] == RUBRIC
+    (given,) = task.examples([ASKED | {"principles": rubric}])
+    assert given.input_values["principles"] == Rubric(**RUBRIC)
+
+
+def test_system_prompt_stands_before_the_input(task):
+    (example,) = task.examples(
+        [{"system_prompt": "Be brief.", "input": "Name a fruit.", "capability": "safety"}]
+    )
+    assert (example.input_values["instruction"], example.group) == ("Be brief.\n\nName a fruit.", "safety")
+
+
+def test_table_of_answers_is_read_like_json_lines(task, tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "id,instruction,model_name,response,human_score\ni,Name a fruit.,m,apple,4\n"
+    )
+    (example,) = task.examples(tmp_path / "a.csv")
+    assert (example.id, example.cluster, example.label_values) == ("i/m", "i", {"human_score": 4})
