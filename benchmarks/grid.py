@@ -13,15 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spri_dspy.commands import judge as judging
-from spri_dspy.commands import run as jobs
+from spri_dspy.commands import judge, run
+from spri_dspy.commands.execution import Execution
+from spri_dspy.commands.forecast import cost, price_evenly
+from spri_dspy.commands.manifest import folder_name
 from spri_dspy.errors import DataError, UsageError
-from spri_dspy.judges import Panel, load_judge
-from spri_dspy.lms.budget import Budget, price_of
-from spri_dspy.lms.spec import LMSpec, check_roles, load_lm
+from spri_dspy.judges import load_judge
+from spri_dspy.lms.budget import Budget
+from spri_dspy.lms.spec import check_offline_roles, load_lm, parse_lm
 from spri_dspy.records import Record, Score
 from spri_dspy.report.figures import LABEL, criteria_of, scores_of
-from spri_dspy.runs import INFORMATIVE, RunDir, fingerprint
+from spri_dspy.runs import RunDir
 from spri_dspy.systems import load_system
 from spri_dspy.tasks import Example, Task, load_task
 
@@ -75,7 +77,7 @@ class Cell:
     system: str
     base: str
     base_lm: str
-    job: jobs.Job
+    plan: run.RunPlan
     path: Path
     examples: Mapping[str, Example] = field(default_factory=dict)
     judged: Path | None = None
@@ -83,7 +85,7 @@ class Cell:
     @property
     def leaks(self) -> list[str]:
         """Evaluation inputs that are among the system's seeds."""
-        return self.job.manifest.get("leaks", [])
+        return self.plan.manifest.get("leaks", [])
 
     def records(self) -> Iterator[Record]:
         """The finished examples of those asked for."""
@@ -168,16 +170,17 @@ class Grid:
         return f"{len(f['cells'])} cells of {f['task']}, {f['data']}: {calls}; {cost}"
 
     def _cell_forecast(self, cell: Cell) -> dict[str, Any]:
-        whole, n = cell.job.forecast(), len(cell.examples)
+        whole, n = cell.plan.forecast(), len(cell.examples)
         finished = sum(r.ok for r in cell.records()) if (cell.path / "manifest.json").exists() else 0
         left = (n - finished) / n if n else 0.0
-        calls = {name: round(each * left) for name, each in whole["calls"].items()}
-        usd = whole["usd_typical"]
+        calls = {name: round(each * left) for name, each in whole.calls.items()}
+        usd = whole.usd
         if self.judge:
-            each = sum(len(j.criteria) for j in _judges(self.judge, self.judge_lms))
+            each = len(load_judge(self.judge).criteria) * len(self.judge_lms)
             asked = (n - _n_judged(cell, self.judge_lms)) * each
-            tokens = asked * (cell.job.characters / 4 / max(1, n) + _PROMPT_TOKENS)
-            judging_usd = _dollars(self.judge_lms, tokens, asked * _ANSWER_TOKENS)
+            tokens = asked * (cell.plan.characters / 4 / max(1, n) + _PROMPT_TOKENS)
+            prices = price_evenly(parse_lm(text) for text in self.judge_lms)
+            judging_usd = cost(prices, tokens, asked * _ANSWER_TOKENS)
             calls = {name: each + asked for name, each in calls.items()}
             usd = None if usd is None or judging_usd is None else usd * left + judging_usd
         return {
@@ -208,32 +211,35 @@ class Grid:
         Raises:
             BudgetSpent: it is; what is finished is kept.
         """
-        settings: dict[str, Any] = {
-            "concurrency": concurrency,
-            "budget": budget,
-            "retry_errors": retry_errors,
-        }
+        how = Execution(concurrency=concurrency, budget=budget, retry_errors=retry_errors)
+        judges = [parse_lm(text) for text in self.judge_lms]
+        how.check([spec for cell in self.cells for spec in cell.plan.lms.values()] + judges)
+        for cell in self.cells:  # a missing key shows before anything is paid
+            cell.plan.load_lms()
+        for spec in judges:
+            load_lm(spec)
         for cell in self.cells:
             if on_cell:
                 on_cell(cell)
-            with cell.job.open(cell.path) as directory:
-                jobs.execute(cell.job, directory, **settings)
+            with cell.plan.open(cell.path) as directory:
+                cell.plan.execute(directory, how)
             if self.judge and any(
                 r.ok and str(r.outputs.get("response") or "").strip() for r in cell.records()
             ):
-                self._judge(cell, settings)
+                self._judge(cell, how)
 
-    def _judge(self, cell: Cell, settings: Mapping[str, Any]) -> None:
+    def _judge(self, cell: Cell, how: Execution) -> None:
         assert self.judge is not None
-        request = judging.JudgeRequest(
-            run=cell.path, judges=[self.judge], lms=self.judge_lms, allow_leak=self.ask.allow_leak
+        planned = judge.plan(
+            judge.JudgeRequest(
+                run=cell.path, judges=[self.judge], lms=self.judge_lms, allow_leak=self.ask.allow_leak
+            )
         )
-        job = judging.plan(request)
-        everything = job.source
+        everything = planned.source
         # The run may hold more examples than are asked for now; judging those would not be free.
-        job.source = lambda: (e for e in everything() if e.id in cell.examples)
-        with job.open() as directory:
-            judging.execute(job, directory, **settings)
+        planned.source = lambda: (e for e in everything() if e.id in cell.examples)
+        with planned.open() as directory:
+            planned.execute(directory, how)
             cell.judged = directory.path
 
 
@@ -249,7 +255,6 @@ def plan(task_name: str, ask: Ask, *, systems: Sequence[str], judge: str | None 
     Raises:
         UsageError: anything about what is asked, or about the data, is wrong.
         LeakError: evaluation inputs are among a system's seeds.
-        PrerequisiteError: a key or an address is missing.
     """
     task = load_task(task_name)
     for what, named in (("system", ask.systems), ("base", ask.bases), ("judge", ask.judges)):
@@ -264,7 +269,7 @@ def plan(task_name: str, ask: Ask, *, systems: Sequence[str], judge: str | None 
     for base in ask.bases:
         grid.cells += [_cell(task, ask, base, names[base], s) for s in chosen if s not in left_out]
     if judge:
-        _check_shown(grid.cells[0], _judges(judge, judge_lms))
+        _check_shown(grid.cells[0], load_judge(judge))
     return grid
 
 
@@ -276,8 +281,8 @@ def split_system(text: str) -> tuple[str, dict[str, str]]:
 
 def _cell(task: Task, ask: Ask, base: str, name: str, system: str) -> Cell:
     called, settings = split_system(system)
-    job = jobs.plan(
-        jobs.Request(
+    planned = run.plan(
+        run.RunRequest(
             task=task,
             system=called,
             settings=settings,
@@ -289,11 +294,10 @@ def _cell(task: Task, ask: Ask, base: str, name: str, system: str) -> Cell:
             allow_leak=ask.allow_leak,
         )
     )
-    identity = {k: v for k, v in job.manifest.items() if k not in INFORMATIVE}
     # Other settings get another folder, so that one folder of runs serves tables of many kinds.
-    folder = f"{_slug(name)}-{_slug(system)}-{fingerprint(identity)[:8]}"
+    folder = folder_name(f"{name}-{system}", planned.manifest)
     root = Path(ask.runs) if ask.runs else Path("benchmark-runs") / task.name
-    return Cell(system, name, base, job, root / folder, {e.id: e for e in job.source()})
+    return Cell(system, name, base, planned, root / folder, {e.id: e for e in planned.source()})
 
 
 def _judge_lms(ask: Ask, judge: str | None) -> tuple[str, ...]:
@@ -303,12 +307,11 @@ def _judge_lms(ask: Ask, judge: str | None) -> tuple[str, ...]:
                 "this table asks no judge: the systems' own scores are read; leave --lm judge= out"
             )
         return ()
-    if not ask.judges and not all(base.startswith(OFFLINE) for base in ask.bases):
-        raise UsageError(
-            "name the judge, such as --lm judge=openai/gpt-4o; --lm judge=offline has the stand-in judge, which is "
-            "no language model"
-        )
-    return tuple(ask.judges) or (OFFLINE,)
+    judges = tuple(ask.judges) or (OFFLINE,)
+    for base in ask.bases:
+        for text in judges:
+            check_offline_roles({"base": parse_lm(base), "judge": parse_lm(text)})
+    return judges
 
 
 def _without_labels(task: Task, ask: Ask, systems: Sequence[str]) -> dict[str, str]:
@@ -326,45 +329,27 @@ def _without_labels(task: Task, ask: Ask, systems: Sequence[str]) -> dict[str, s
     return found
 
 
-def _judges(judge: str, lms: Sequence[str]) -> list[Any]:
-    """The judge once an LM, with its LM loaded: a missing key shows before anything is paid."""
-    made = load_judge(judge)
-    assert not isinstance(made, Panel)
-    for text in lms:
-        load_lm(check_roles({"judge": text})["judge"])
-    return [made] * len(lms)
-
-
-def _check_shown(cell: Cell, judges: Sequence[Any]) -> None:
-    """Refuse examples that lack what a judge is shown.
+def _check_shown(cell: Cell, judge: Any) -> None:
+    """Refuse examples that lack what the judge is shown.
 
     Raises:
         DataError: one does; names it.
     """
     for example in cell.examples.values():
         known = {*example.input_values, *example.label_values, *_GIVEN}
-        missing = [name for name in judges[0].inputs if name not in known]
+        missing = [name for name in judge.inputs if name not in known]
         if missing:
             raise DataError(
-                f"example {example.id!r} has no {', '.join(missing)}, which the judge {judges[0].name} is shown"
+                f"example {example.id!r} has no {', '.join(missing)}, which the judge {judge.name} is shown"
             )
 
 
 def _n_judged(cell: Cell, lms: Sequence[str]) -> int:
     """How many of the examples these LMs have judged before."""
-    named = {str(check_roles({"judge": text})["judge"]) for text in lms}
-    runs = [RunDir.read(path.parent) for path in (cell.path / judging.FOLDER).glob("*/manifest.json")]
+    named = {str(parse_lm(text)) for text in lms}
+    runs = [RunDir.read(path.parent) for path in (cell.path / judge.FOLDER).glob("*/manifest.json")]
     runs = [run for run in runs if {*run.manifest.get("lms", {}).values()} == named]
     return max((len(run.finished() & cell.examples.keys()) for run in runs), default=0)
-
-
-def _dollars(lms: Sequence[str], tokens_in: float, tokens_out: float) -> float | None:
-    """What each LM's share costs; None if a price is unknown."""
-    try:
-        prices = [price_of(load_lm(text)) for text in lms]
-    except UsageError:
-        return None
-    return sum(p_in * tokens_in + p_out * tokens_out for p_in, p_out in prices) / max(1, len(prices))
 
 
 def _label(example: Example) -> float | None:
@@ -374,11 +359,7 @@ def _label(example: Example) -> float | None:
 
 def _short_names(bases: Sequence[str]) -> dict[str, str]:
     """The model's last part where that is unique, else the whole LM string."""
-    specs: dict[str, LMSpec] = {base: check_roles({"base": base})["base"] for base in bases}
+    specs = {base: parse_lm(base) for base in bases}
     short = {base: spec.model.rsplit("/", 1)[-1] for base, spec in specs.items()}
     seen = list(short.values())
     return {base: name if seen.count(name) == 1 else str(specs[base]) for base, name in short.items()}
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^\w.=]+", "-", text).strip("-.")[:60]

@@ -165,7 +165,7 @@ class Entry:
         cell = self.cell
         return {
             "base": cell.base,
-            "base_lm": cell.job.manifest["lms"]["base"],
+            "base_lm": cell.plan.manifest["lms"]["base"],
             "system": cell.system,
             "asked": self.asked,
             "failed": self.failed,

@@ -1,29 +1,37 @@
-"""The command line: spri run | judge | tune | show | export | doctor. Results go to stdout, all else to stderr.
+"""The command line: spri run | judge | tune | ls | show | export | doctor. Results go to stdout, all else to stderr.
 
-Only this module prints and exits. Exit codes: 0 done, 1 some examples failed, 2 wrong input, 3 something missing
-outside (a key, a server, an extra), 130 interrupted (the run can be resumed).
+It parses arguments, prints, and exits. Exit codes: 0 done, 1 some examples failed, 2 wrong input, 3 something missing
+outside (a key, a server, an extra), 4 a budget is spent, 130 interrupted; the last two can be resumed.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import logging
+import os
 import signal
 import sys
-import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spri_dspy.errors import SpriError, UsageError
-from spri_dspy.redaction import RedactingFormatter, redact, scrub
+from spri_dspy import cli_options as options
+from spri_dspy.errors import SpriError
+from spri_dspy.redaction import scrub
+from spri_dspy.screen import (
+    claim_streams,
+    flush,
+    print_json,
+    print_lines,
+    print_parts,
+    say,
+    show_log_lines,
+    stop_printing,
+)
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from spri_dspy.commands.ending import Ending
+    from spri_dspy.commands.forecast import Forecast
+    from spri_dspy.runs import RunDir
 
 app = typer.Typer(
     name="spri",
@@ -33,35 +41,26 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-LMOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--lm", metavar="ROLE=STRING", help="LM of a role (base, critic, judge); repeat. Default: offline."
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable results on stdout.")]
-
 
 def _version(asked: bool) -> None:
     if asked:
         from spri_dspy import __version__
 
-        sys.stdout.write(f"spri-dspy {__version__}\n")
+        print_lines([f"spri-dspy {__version__}"])
         raise typer.Exit
 
 
 @app.callback()
 def _root(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to stderr.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log every call and what happens to it to stderr.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Situated principles for every input: run, look, tune."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(RedactingFormatter("spri: %(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.DEBUG if verbose else logging.ERROR)
-    logging.getLogger("spri_dspy").setLevel(logging.DEBUG if verbose else logging.WARNING)
+    show_log_lines(verbose)
 
 
 @app.command()
@@ -70,15 +69,29 @@ def run(
     data: Annotated[
         str | None, typer.Option(help="JSON-lines or parquet file, hub, or hf:NAME:SPLIT.")
     ] = None,
-    text: Annotated[str | None, typer.Option(help="One input, instead of a file.")] = None,
-    system: Annotated[str, typer.Option(help="What answers: spri, or a baseline such as vanilla.")] = "spri",
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the system; repeat.")
+    text: Annotated[
+        str | None, typer.Option(help="One input, instead of a file; - reads it from standard input.")
     ] = None,
-    lm: LMOption = None,
-    run_dir: Annotated[Path | None, typer.Option("--run", help="Run directory; the same resumes.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first N examples.")] = None,
-    concurrency: Annotated[int, typer.Option(help="LM calls in flight, per LM.")] = 16,
+    aim: Annotated[
+        str | None, typer.Option(help="With --text, task reappraisal: the aim of the answer.")
+    ] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="NAME=VALUE", help="Another input beside --text; repeat."),
+    ] = None,
+    system: Annotated[
+        str, typer.Option(help="What answers: spri, a system to compare with, or path/to/file.py:NAME.")
+    ] = "spri",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="A setting of the system, such as seeds=none; repeat."
+        ),
+    ] = None,
+    lm: options.LMs = None,
+    run_dir: options.RunDirectory = None,
+    limit: options.Limit = None,
+    concurrency: options.Concurrency = 16,
     seed: Annotated[int, typer.Option(help="Seed of everything random here.")] = 0,
     paper: Annotated[bool, typer.Option("--paper", help="The published behaviour, faults included.")] = False,
     program: Annotated[Path | None, typer.Option(help="A saved or tuned program to use.")] = None,
@@ -88,38 +101,36 @@ def run(
     with_reference: Annotated[
         bool, typer.Option("--with-reference", help="Show the judge the reference answer (task rubrics).")
     ] = False,
-    allow_leak: Annotated[
-        bool, typer.Option("--allow-leak", help="Go on although inputs are among the seeds; marks the run.")
-    ] = False,
-    max_calls: Annotated[
-        int | None, typer.Option(help="Stop, resumably, after N LM calls and what is in flight then.")
-    ] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Stop, resumably, after N tokens.")] = None,
-    max_usd: Annotated[float | None, typer.Option(help="Stop, resumably, after so many dollars.")] = None,
+    allow_leak: options.AllowLeak = False,
+    max_calls: options.MaxCalls = None,
+    max_tokens: options.MaxTokens = None,
+    max_usd: options.MaxUsd = None,
     deadline: Annotated[
         float | None, typer.Option(help="Give an example up after N seconds of its own.")
     ] = None,
     executor: Annotated[str, typer.Option(help="local, ray, or ray:ADDRESS of a cluster.")] = "local",
     workers: Annotated[int | None, typer.Option(help="Workers on Ray. Default: one a CPU.")] = None,
-    json_out: JsonOption = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take; do nothing.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Throw the run that is there away.")] = False,
-    retry_errors: Annotated[
-        bool, typer.Option("--retry-errors", help="Run failed examples once more.")
-    ] = False,
+    json_out: options.Json = False,
+    dry_run: options.DryRun = False,
+    fresh: options.Fresh = False,
+    retry_errors: options.RetryErrors = False,
 ) -> None:
     """Run SPRI, or another system, on the examples of a task. The same command again goes on where it stopped."""
-    from spri_dspy.commands import run as jobs
-    from spri_dspy.lms.budget import Budget
+    from spri_dspy.commands import run as command
+    from spri_dspy.commands.ending import execute_watched
+    from spri_dspy.commands.execution import Execution, budget_of
+    from spri_dspy.report import figures, terminal
 
-    job = jobs.plan(
-        jobs.Request(
+    inputs = options.pairs("--input", more) | ({"aim": aim} if aim is not None else {})
+    plan = command.plan(
+        command.RunRequest(
             task=task,
             system=system,
-            settings=_pairs("--set", setting),
+            settings=options.pairs("--set", setting),
             data=data,
-            text=text,
-            lms=_pairs("--lm", lm),
+            text=options.text_of(text),
+            inputs=inputs,
+            lms=options.pairs("--lm", lm),
             limit=limit,
             seed=seed,
             paper=paper,
@@ -130,136 +141,92 @@ def run(
         ),
         run_dir,
     )
-    if concurrency < 1:
-        raise UsageError(f"--concurrency must be at least 1, not {concurrency}")
-    limits = (max_calls, max_tokens, max_usd)
-    budget = Budget(*limits) if any(limit is not None for limit in limits) else None
+    how = Execution(
+        concurrency=concurrency,
+        retry_errors=retry_errors,
+        budget=budget_of(max_calls, max_tokens, max_usd),
+        deadline=deadline,
+        executor=executor,
+        workers=workers,
+    )
+    how.check(plan.lms.values())
     if dry_run:
-        _print_json(job.forecast()) if json_out else _print_lines(job.forecast_lines())
-        return
-    jobs.check_execution(job, executor, budget, deadline, workers)
-    with job.open(run_dir, fresh=fresh) as directory:
-        before = len(directory.finished(retry_errors=retry_errors))
-        with _progress(job.total, before) as advance:
-            summary = jobs.execute(
-                job,
-                directory,
-                executor=executor,
-                workers=workers,
-                concurrency=concurrency,
-                retry_errors=retry_errors,
-                budget=budget,
-                deadline=deadline,
-                on_record=lambda _: advance(),
-            )
-    _show_results(job.records(directory), json_out, in_full=text is not None)
-    again = f"; {summary.skipped} were finished before" if summary.skipped else ""
-    ran = "1 example" if summary.done == 1 else f"{summary.done} examples"
-    _say([f"{ran} run{again}. Look at one: spri show {directory.path} ID"])
-    failed = len(directory.finished() - directory.finished(retry_errors=True))
-    if failed:
-        _say([f"{failed} failed; the same command with --retry-errors runs what failed once more"])
-        raise typer.Exit(1)
-
-
-@app.command()
-def show(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    example_id: Annotated[
-        str | None, typer.Argument(metavar="ID", help="Default: one that was refined.")
-    ] = None,
-    json_out: JsonOption = False,
-) -> None:
-    """Show one example as it went: draft, verdict, refinement, verdict ..., response."""
-    from spri_dspy.report import terminal as report
-    from spri_dspy.runs import RunDir
-
-    record = report.pick(RunDir.read(run_dir), example_id)
-    _print_json(record.to_json()) if json_out else _print(report.trace(record))
+        return _print_forecast(plan.forecast(), json_out)
+    with plan.open(run_dir, fresh=fresh) as directory:
+        ended = execute_watched(plan, directory, how)
+    if json_out:
+        for record in plan.records(directory):
+            print_json(record.to_json())
+    else:
+        print_parts((terminal.glance if text is None else terminal.answers)(plan.records(directory)))
+        print_lines(figures.own_lines(directory))
+    _end(ended, plan.next_commands(directory))
 
 
 @app.command()
 def judge(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    run_dir: options.Run,
     judges: Annotated[
         list[str] | None,
         typer.Option(
             "--judge",
             metavar="NAME",
-            help="reappraisal, rubric, generic, or path/to/file.py:NAME; repeat for a panel. Default: by task.",
+            help="reappraisal, rubric, generic, or path/to/file.py:NAME; repeat for a panel. Default: by task; a run "
+            "of the task rubrics has judgements of its own, which are reported without a call.",
         ),
     ] = None,
-    lm: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--lm", metavar="judge=STRING", help="LM of the judge; repeat for a panel. Default: offline."
-        ),
-    ] = None,
+    lm: options.JudgeLMs = None,
     setting: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
             help="samples=N, logprobs=true, swap=true, combine=mean|median, reference=true, "
-            "rubric=label|run|FILE (several with commas between); repeat.",
+            "rubric=run|label|FILE (several with commas between); repeat.",
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first N examples that finished.")] = None,
-    concurrency: Annotated[int, typer.Option(help="LM calls in flight, per LM.")] = 16,
-    allow_leak: Annotated[
-        bool, typer.Option("--allow-leak", help="Judge a run that is marked for leaks; marks the result.")
-    ] = False,
-    max_calls: Annotated[int | None, typer.Option(help="Stop, resumably, after N LM calls.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Stop, resumably, after N tokens.")] = None,
-    max_usd: Annotated[float | None, typer.Option(help="Stop, resumably, after so many dollars.")] = None,
-    json_out: JsonOption = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take; do nothing.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Throw these judgements away, start anew.")] = False,
-    retry_errors: Annotated[
-        bool, typer.Option("--retry-errors", help="Judge failed examples once more.")
-    ] = False,
+    concurrency: options.Concurrency = 16,
+    allow_leak: options.AllowLeak = False,
+    max_calls: options.MaxCalls = None,
+    max_tokens: options.MaxTokens = None,
+    max_usd: options.MaxUsd = None,
+    json_out: options.Json = False,
+    dry_run: options.DryRun = False,
+    fresh: options.Fresh = False,
+    retry_errors: options.RetryErrors = False,
 ) -> None:
     """Judge the answers of a run with an LM, and say what the numbers come to. The same command again resumes."""
-    from spri_dspy import bulk
-    from spri_dspy.commands import judge as judging
-    from spri_dspy.lms.budget import Budget
+    from spri_dspy.commands import judge as command
+    from spri_dspy.commands.ending import execute_watched
+    from spri_dspy.commands.execution import Execution, budget_of
 
-    job = judging.plan(
-        judging.JudgeRequest(
-            run=run_dir,
-            judges=judges or (),
-            settings=_pairs("--set", setting),
-            lms=[_judge_lm(option) for option in lm or ()],
-            limit=limit,
-            allow_leak=allow_leak,
-        )
+    request = command.JudgeRequest(
+        run=run_dir,
+        judges=judges or (),
+        settings=options.pairs("--set", setting),
+        lms=options.judge_lms(lm),
+        limit=limit,
+        allow_leak=allow_leak,
     )
-    if concurrency < 1:
-        raise UsageError(f"--concurrency must be at least 1, not {concurrency}")
-    limits = (max_calls, max_tokens, max_usd)
-    budget = Budget(*limits) if any(limit is not None for limit in limits) else None
+    how = Execution(
+        concurrency=concurrency,
+        retry_errors=retry_errors,
+        budget=budget_of(max_calls, max_tokens, max_usd),
+    )
+    own = command.own_scores(request)
+    if own is not None:
+        _print_figures(own, json_out)
+        return say(*command.own_notes(own))
+    plan = command.plan(request)
+    how.check(plan.lms)
     if dry_run:
-        _print_json(job.forecast()) if json_out else _print_lines(job.forecast_lines())
-        return
-    bulk.check_budget(job.judge, budget)
-    with job.open(fresh=fresh) as directory:
-        before = len(directory.finished(retry_errors=retry_errors))
-        with _progress(job.total, before) as advance:
-            summary = judging.execute(
-                job,
-                directory,
-                concurrency=concurrency,
-                retry_errors=retry_errors,
-                budget=budget,
-                on_record=lambda _: advance(),
-            )
-    _show_findings(job, directory, json_out)
-    again = f"; {summary.skipped} were judged before" if summary.skipped else ""
-    _say([f"{summary.done} judged{again}. Look at one: spri show {directory.path} ID", *job.remarks()])
-    failed = len(directory.finished() - directory.finished(retry_errors=True))
-    if failed:
-        _say([f"{failed} failed; the same command with --retry-errors judges what failed once more"])
-        raise typer.Exit(1)
+        return _print_forecast(plan.forecast(), json_out)
+    with plan.open(fresh=fresh) as directory:
+        ended = execute_watched(plan, directory, how)
+    _print_figures(directory, json_out, plan.about(directory))
+    say(*plan.notes())
+    _end(ended, plan.next_commands(directory))
 
 
 @app.command()
@@ -270,7 +237,7 @@ def tune(
         typer.Option("--lm", metavar="ROLE=STRING", help="LM of a role, instead of the recipe's; repeat."),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Examples, instead of the recipe's.")] = None,
-    run_dir: Annotated[Path | None, typer.Option("--run", help="Run directory; the same resumes.")] = None,
+    run_dir: options.RunDirectory = None,
     limit: Annotated[int | None, typer.Option(help="Only the first N examples of each file.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random here.")] = None,
     max_calls: Annotated[int | None, typer.Option(help="Decide with what is known after N LM calls.")] = None,
@@ -279,9 +246,9 @@ def tune(
     allow_leak: Annotated[
         bool, typer.Option("--allow-leak", help="Go on although splits or seeds match; marks the program.")
     ] = False,
-    json_out: JsonOption = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take; do nothing.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Throw the search that is there away.")] = False,
+    json_out: options.Json = False,
+    dry_run: options.DryRun = False,
+    fresh: options.Fresh = False,
 ) -> None:
     """Tune a program's seeds or wordings by a recipe. The same command again goes on where it stopped."""
     from spri_dspy.commands import recipe as recipes
@@ -289,7 +256,7 @@ def tune(
 
     asked = recipes.change(
         recipes.read(recipe),
-        lms=_pairs("--lm", lm),
+        lms=options.pairs("--lm", lm),
         data=data,
         run=str(run_dir) if run_dir else None,
         limit=limit,
@@ -298,16 +265,31 @@ def tune(
     )
     job = recipe_run.plan(asked, allow_leak=allow_leak)
     if dry_run:
-        _print_json(job.forecast()) if json_out else _print_lines(job.forecast_lines())
-        return
+        return print_json(job.forecast()) if json_out else print_lines(job.forecast_lines())
     outcome = job.run(fresh=fresh)
-    _print_json(recipe_run.summary(outcome)) if json_out else _print_lines(recipe_run.outcome_lines(outcome))
-    _say([*outcome["notes"], f"use it: spri run {outcome['task']} --program {outcome['run']}/program.json"])
+    print_json(recipe_run.summary(outcome)) if json_out else print_lines(recipe_run.outcome_lines(outcome))
+    say(*outcome["notes"], f"use it: spri run {outcome['task']} --program {outcome['run']}/program.json")
+
+
+@app.command()
+def show(
+    run_dir: options.Run,
+    example_id: Annotated[
+        str | None, typer.Argument(metavar="ID", help="Default: one that was refined.")
+    ] = None,
+    json_out: options.Json = False,
+) -> None:
+    """Show one example as it went: draft, verdict, refinement, verdict ..., response."""
+    from spri_dspy.report import terminal
+    from spri_dspy.runs import RunDir
+
+    record = terminal.pick(RunDir.read(run_dir), example_id)
+    print_json(record.to_json()) if json_out else print_parts(terminal.trace(record))
 
 
 @app.command()
 def export(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    run_dir: options.Run,
     export_format: Annotated[
         str,
         typer.Option("--format", metavar="FORMAT", help="rubrics (to judge with), sft or dpo (to train on)."),
@@ -322,8 +304,8 @@ def export(
     include_all: Annotated[
         bool, typer.Option("--all", help="Responses that were not accepted too (sft).")
     ] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Replace the export that is there.")] = False,
-    json_out: JsonOption = False,
+    fresh: options.Fresh = False,
+    json_out: options.Json = False,
 ) -> None:
     """Write a run's results as rubrics, chat rows or preference pairs, with a data card beside them."""
     from spri_dspy.export.formats import export_run
@@ -332,157 +314,89 @@ def export(
     done = export_run(
         RunDir.read(run_dir), export_format, to=to, out=out, include_all=include_all, fresh=fresh
     )
-    _print_json(done.to_json()) if json_out else _print_lines(done.lines())
+    print_json(done.to_json()) if json_out else print_lines(done.lines())
 
 
 @app.command()
-def doctor(lm: LMOption = None, json_out: JsonOption = False) -> None:
+def doctor(lm: options.LMs = None, json_out: options.Json = False) -> None:
     """Check this machine: Python, versions, which keys are set, and one call to each LM named."""
     from spri_dspy.commands.doctor import examine, flatten
 
-    findings = examine(_pairs("--lm", lm))
+    findings = examine(options.pairs("--lm", lm))
     if json_out:
-        _print_json(findings)
+        print_json(findings)
     else:
-        _print_lines(f"{name}: {said}" for name, said in flatten(findings))
+        print_lines(f"{name}: {said}" for name, said in flatten(findings))
     if any(not answer["ok"] for answer in findings["lms"].values()):
         raise typer.Exit(3)
 
 
-_EXAMPLES = {"--lm": ("ROLE=STRING", "base=openai/gpt-4o-mini"), "--set": ("NAME=VALUE", "seeds=none")}
+def _print_forecast(forecast: Forecast, json_out: bool) -> None:
+    print_json(forecast.to_json()) if json_out else print_lines(forecast.lines())
 
 
-def _pairs(flag: str, options: list[str] | None) -> dict[str, str]:
-    """Repeated NAME=VALUE options as a dict."""
-    pairs: dict[str, str] = {}
-    for option in options or []:
-        name, equals, value = option.partition("=")
-        if not equals or not name or not value:
-            form, example = _EXAMPLES[flag]
-            raise UsageError(f"{flag} takes {form}, such as {example}, not {option!r}")
-        if name in pairs:
-            raise UsageError(f"{flag} names {name} twice")
-        pairs[name] = value
-    return pairs
-
-
-def _judge_lm(option: str) -> str:
-    """The LM string of `judge=STRING`."""
-    role, text = next(iter(_pairs("--lm", [option]).items()))
-    if role != "judge":
-        raise UsageError(f"spri judge asks the role judge only, not {role!r}: --lm judge=STRING")
-    return text
-
-
-def _show_findings(job: Any, directory: Any, json_out: bool) -> None:
-    from spri_dspy.report import figures as results
-
-    found = results.findings(directory)
-    if json_out:
-        _print_json(job.about(directory) | {"findings": [each.to_json() for each in found]})
-        return
-    _print_lines(results.finding_lines(found))
-
-
-def _console(stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 120)
-
-
-def _print(parts: Any) -> None:
-    console = _console()
-    for part in parts:
-        console.print(part)
-
-
-def _print_lines(lines: Iterable[str]) -> None:
-    for line in lines:
-        sys.stdout.write(line + "\n")
-
-
-def _print_json(value: Any) -> None:
-    """One line; where the terminal is not UTF-8, other letters are written as JSON escapes."""
-    is_utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
-    sys.stdout.write(json.dumps(value, ensure_ascii=not is_utf8) + "\n")
-
-
-def _say(lines: list[str]) -> None:
-    """Talk, one line each whatever is in it: a file's name or an LM's error may hold line breaks."""
-    for line in lines:
-        sys.stderr.write(f"spri: {' '.join(redact(line).split())}\n")
-
-
-def _show_results(records: Any, json_out: bool, in_full: bool) -> None:
-    from spri_dspy.report import terminal as report
+def _print_figures(directory: RunDir, json_out: bool, about: dict[str, Any] | None = None) -> None:
+    from spri_dspy.report import figures
 
     if json_out:
-        for record in records:
-            _print_json(record.to_json())
+        print_json((about or {"run": str(directory.path)}) | figures.as_json(directory))
     else:
-        _print((report.answers if in_full else report.glance)(records))
+        print_lines(figures.lines(directory))
 
 
-class _progress:  # noqa: N801 - used as a function
-    """A progress bar on stderr; where that is no terminal, a line now and then."""
-
-    def __init__(self, total: int, done: int) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("examples"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=_console(stderr=True), disable=not sys.stderr.isatty())
-        self._task = self._bar.add_task("examples", total=total, completed=min(done, total))
-        self._total, self._done, self._said_at = total, done, time.monotonic()
-
-    def __enter__(self) -> Any:
-        self._bar.start()
-        return self._advance
-
-    def _advance(self) -> None:
-        self._bar.advance(self._task)
-        self._done += 1
-        if self._bar.disable and time.monotonic() - self._said_at >= SAY_EVERY_SECONDS:
-            self._said_at = time.monotonic()
-            _say([f"{self._done} of {self._total} examples"])
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
+def _end(ended: Ending, next_commands: list[str]) -> None:
+    """Say how a command ended; exit with 1 if examples failed."""
+    say(*ended.lines(), *(f"next: {command}" for command in next_commands))
+    if ended.failed:
+        raise typer.Exit(1)
 
 
-SAY_EVERY_SECONDS = 30.0
-_INTERRUPTED = 130
+INTERRUPTED = 130
 
 
 def main() -> None:
     """Run the command line and exit. SIGTERM, which schedulers send, is taken as Ctrl-C is."""
     usual = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        _main()
-    finally:
-        signal.signal(signal.SIGTERM, usual)
+        code = _main()
+    except KeyboardInterrupt:  # one more, while the first was dealt with
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        _leave_at_once()
+    signal.signal(signal.SIGTERM, usual)
+    sys.exit(code)
 
 
-def _main() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is escaped, not a crash
-            stream.reconfigure(errors="backslashreplace")
+def _main() -> int:
+    """Run the command and tell the exit code."""
+    is_open = claim_streams()
     try:
-        code = app(args=sys.argv[1:] or ["--help"], prog_name="spri", standalone_mode=False)
+        code = app(args=sys.argv[1:] or ["--help"], prog_name="spri", standalone_mode=False) or 0
+        flush()
+        if not is_open:
+            say("stdout is closed, so the results were not printed")
     except SpriError as error:
-        _say([str(error)])
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        code = _INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+        say(str(error))
+        return error.exit_code
+    except BrokenPipeError:  # whoever read has enough
+        stop_printing()
+        return 0
     except Exception as error:
         shown = getattr(error, "format_message", None)
         if shown is None:
             scrub(error)
             raise
-        _say([f"{shown()} (spri --help)"])
-        sys.exit(2)
-    if code == _INTERRUPTED:  # typer's own code for Ctrl-C, which it does not pass on as an exception
-        _say(["interrupted; the same command goes on where it stopped"])
-    sys.exit(code or 0)
+        say(f"{shown()} (spri --help)")
+        return 2
+    return code  # typer's own code for Ctrl-C is INTERRUPTED
+
+
+def _leave_at_once() -> None:
+    """Say that the command was interrupted, and end: nothing that waits at the exit of Python is waited for.
+
+    All that is to be kept is written by now, and a second Ctrl-C must not end this line with a traceback.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    say("interrupted; the same command goes on where it stopped")
+    stop_printing()
+    os._exit(INTERRUPTED)

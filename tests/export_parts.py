@@ -4,7 +4,7 @@ import json
 
 import yaml
 
-from spri_dspy.commands import run as jobs
+from spri_dspy.commands.run import RunRequest, plan
 from spri_dspy.records import Record, Round, Verdict
 from spri_dspy.runs import RunDir
 
@@ -34,9 +34,9 @@ def make_run(folder, *records, **manifest):
 
 
 def run_offline(folder, **request):
-    job = jobs.plan(jobs.Request(**request))
-    with job.open(folder) as run:
-        jobs.execute(job, run)
+    planned = plan(RunRequest(**request))
+    with planned.open(folder) as run:
+        planned.execute(run)
     return RunDir.read(folder)
 
 

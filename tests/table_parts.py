@@ -38,7 +38,7 @@ def planned_live(definition, path, **asked):
 @contextmanager
 def writing(cell):
     """The cell's run, for records made by hand."""
-    with cell.job.open(cell.path) as run:
+    with cell.plan.open(cell.path) as run:
         yield lambda example, **fields: run.append(
             Record(
                 example.id,

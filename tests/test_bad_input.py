@@ -122,7 +122,10 @@ BAD_COMMANDS = [
         "without user name, password or query",
     ),
     ("run reappraisal --lm base=openai/gpt-4o-mini", 3, KEYLESS),
-    ("run reappraisal --lm critic=anthropic/claude", 3, "set ANTHROPIC_API_KEY in the environment"),
+    ("run reappraisal --lm critic=anthropic/claude", 2, "pass --lm base=PROVIDER/MODEL too"),
+    ("run reappraisal --lm base=anthropic/claude", 3, "set ANTHROPIC_API_KEY in the environment"),
+    ("run reappraisal --lm base=openai/x --lm critic=offline", 2, "pass --lm critic=PROVIDER/MODEL"),
+    ("run reappraisal --lm base=openai/x --lm judge=offline", 2, "pass --lm judge=PROVIDER/MODEL"),
     ("run reappraisal --lm base=gemini/g", 3, "set GEMINI_API_KEY or GOOGLE_API_KEY in the environment"),
     ("run reappraisal --lm base=hosted_vllm/m", 3, "needs its server's address: add ?api_base="),
     (

@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from spri_dspy import cli
-from spri_dspy.commands import run as jobs
+from spri_dspy import progress
+from spri_dspy.commands import run as run_command
 from spri_dspy.records import Record, Round, Usage, Verdict
 from spri_dspy.runs import RunDir
 from tests.command import assert_refused, files, process, spri, write
@@ -79,8 +80,8 @@ def test_failed_examples_make_exit_1_until_they_succeed(tmp_path, start_mock):
         code, out, err = spri(*command, f"base=hosted_vllm/mock?api_base={broken.base_url}")
         assert code == 1
         assert "0 done, 2 failed" in out and out.count("UnreadableAnswer: ") == 2
-        assert "2 failed; the same command with --retry-errors runs what failed once more" in err
-    assert "0 examples run; 2 were finished before" in err
+        assert "2 failed; the same command with --retry-errors tries these once more" in err
+    assert "0 examples done; 2 finished before" in err
     code, out, err = spri(*command, f"base=hosted_vllm/mock?api_base={sound.base_url}", "--retry-errors")
     assert code == 0 and "2 done, 0 failed" in out
 
@@ -92,7 +93,11 @@ def test_json_prints_records_on_stdout_and_talk_on_stderr(tmp_path):
     code, out, err = spri("run", "reappraisal", "--limit", 3, "--run", "r", "--json")
     records = [Record.from_json(json.loads(line)) for line in out.splitlines()]
     assert code == 0 and records == list(RunDir.read(tmp_path / "r").records()) and len(records) == 3
-    assert err == "spri: 3 examples run. Look at one: spri show r ID\n"
+    done, took, look, judge = err.splitlines()
+    assert done == "spri: 3 examples done"
+    assert re.fullmatch(r"spri: \d+ LM calls, [\d,]+ tokens in, [\d,]+ out, \$0.00, [\d.]+ s", took)
+    assert look.removeprefix("spri: next: spri show r ") in {record.id for record in records}
+    assert judge == "spri: next: spri judge r"
 
 
 def test_stand_in_is_announced_by_the_real_process_and_not_on_stdout(tmp_path):
@@ -100,14 +105,19 @@ def test_stand_in_is_announced_by_the_real_process_and_not_on_stdout(tmp_path):
     said = done.stderr.decode().splitlines()
     assert done.returncode == 0 and json.loads(done.stdout)["id"]
     assert said[0].startswith("spri: offline stand-in: rule-based text, not a language model")
-    assert said[1:] == ["spri: 1 example run. Look at one: spri show r ID"]
+    assert said[1] == "spri: 1 example done"
+    assert said[3:] == [
+        f"spri: next: spri show r {json.loads(done.stdout)['id']}",
+        "spri: next: spri judge r",
+    ]
 
 
 def test_same_command_again_runs_nothing_and_prints_the_same():
     first = spri("run", "reappraisal", "--limit", 2, "--run", "r", "--json")
     again = spri("run", "reappraisal", "--limit", 2, "--run", "r", "--json")
     assert again[:2] == first[:2]
-    assert again[2] == "spri: 0 examples run; 2 were finished before. Look at one: spri show r ID\n"
+    assert again[2].splitlines()[0] == "spri: 0 examples done; 2 finished before"
+    assert "LM calls" not in again[2]
 
 
 def rows_about(*losses):
@@ -118,12 +128,12 @@ def rows_about(*losses):
 def test_inputs_are_checked_when_a_run_begins_and_again_when_they_changed(named, monkeypatch):
     """Checking a hundred thousand inputs against the seeds takes longer than all the rest of a start."""
     checks = []
-    survey = jobs._survey
-    monkeypatch.setattr(jobs, "_survey", lambda *args: checks.append(1) or survey(*args))
+    survey = run_command._survey
+    monkeypatch.setattr(run_command, "_survey", lambda *args: checks.append(1) or survey(*args))
     write(Path("rows.jsonl"), *rows_about("keys", "dog"))
     command = ["run", "reappraisal", "--data", "rows.jsonl", *named]
-    assert "2 examples run" in spri(*command)[2]
-    assert "0 examples run; 2 were finished before" in spri(*command)[2]
+    assert "2 examples done" in spri(*command)[2]
+    assert "0 examples done; 2 finished before" in spri(*command)[2]
     assert len(checks) == 1
     spri(*command, "--limit", "1")
     assert len(checks) == 2, "another part of the data"
@@ -135,8 +145,8 @@ def test_inputs_are_checked_when_a_run_begins_and_again_when_they_changed(named,
 def test_run_without_a_directory_makes_one_and_says_which(tmp_path):
     _, _, err = spri("run", "reappraisal", "--limit", 1)
     (made,) = (tmp_path / "runs").iterdir()
-    assert f"spri show runs/{made.name} ID" in err
-    assert "1 were finished before" in spri("run", "reappraisal", "--limit", 1)[2]
+    assert f"spri show runs/{made.name} " in err
+    assert "1 finished before" in spri("run", "reappraisal", "--limit", 1)[2]
 
 
 def test_text_is_answered_in_full():
@@ -373,11 +383,11 @@ def test_doctor_asks_each_of_several_addresses(start_mock):
 
 
 def test_long_runs_without_a_terminal_say_how_far_they_are(monkeypatch):
-    monkeypatch.setattr(cli, "SAY_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "SAY_EVERY_SECONDS", 0.0)
     _, _, err = spri("run", "reappraisal", "--limit", 3, "--run", "r")
-    assert [line for line in err.splitlines() if " of 3 examples" in line] == [
-        f"spri: {n} of 3 examples" for n in (1, 2, 3)
-    ]
+    told = [line for line in err.splitlines() if " of 3 examples" in line]
+    assert [line.partition(";")[0] for line in told] == [f"spri: {n} of 3 examples" for n in (1, 2, 3)]
+    assert re.search(r"; \d+ calls \([\d.]+/s\), [\d,.k]+ tokens, \$0.00$", told[2])
 
 
 @pytest.mark.parametrize(

@@ -89,8 +89,8 @@ def test_larger_limit_goes_on_and_a_smaller_one_reads_only_its_examples(tmp_path
 
 def test_smaller_limit_judges_no_example_that_was_not_asked_for(tmp_path):
     whole = planned(sft.TABLE, tmp_path, systems=["direct"], limit=4)
-    with whole.cells[0].job.open(whole.cells[0].path) as run:
-        grid.jobs.execute(whole.cells[0].job, run)
+    with whole.cells[0].plan.open(whole.cells[0].path) as run:
+        whole.cells[0].plan.execute(run)
     table = tables.build(sft.TABLE, grid.Ask(systems=["direct"], limit=2, runs=tmp_path))
     assert len(RunDir.read(table.entries[0].cell.judged).finished()) == 2
 
@@ -281,7 +281,7 @@ def test_posts_without_standards_are_refused_before_anything_runs(tmp_path):
         (["--systems", "vanilla,vanilla"], "'vanilla' is named twice"),
         (["--systems", "nothing"], "unknown system 'nothing'"),
         (["--systems", "spri:seeds=few"], "seeds must be"),
-        (["--lm", "base=openai/gpt-4o-mini"], "name the judge"),
+        (["--lm", "base=openai/gpt-4o-mini"], "pass --lm judge=PROVIDER/MODEL"),
         (["--lm", "writer=offline"], "--lm takes ROLE=STRING"),
         (["--lm", "critic=offline", "--lm", "critic=offline?seed=1"], "critic= was given twice"),
         (["--concurrency", "0"], "--concurrency must be at least 1"),

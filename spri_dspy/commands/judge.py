@@ -1,36 +1,41 @@
-"""A judge's work on a finished run, from its options to a judged run beside it.
+"""Judging what a run produced, from what a user asks for to a judged run beside it.
 
 `plan` checks everything that can be checked before anything is written or paid: the run, the judge, its settings and
-LMs, and that every example has what the judge is shown. `JudgeJob.open` makes or resumes the judged run under
-RUN/judged, `execute` fills it; `results` reads the numbers from it.
+LMs, and that every example has what the judge is shown. `JudgePlan.open` looks for keys and makes or resumes the
+judged run under RUN/judged, `JudgePlan.execute` fills it; `report.figures` reads the numbers from it.
+
+The judge's LMs are named by the user and by nobody else: a run directory may be somebody else's, and what its
+manifest says of LMs, addresses and keys is shown and never obeyed.
 """
 
 from __future__ import annotations
 
-import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from spri_dspy.bulk import Summary, run_bulk
-from spri_dspy.commands.doctor import versions
+from spri_dspy.bulk import Summary
+from spri_dspy.commands.ending import show_command
+from spri_dspy.commands.execution import Execution
+from spri_dspy.commands.forecast import Forecast, cost, price_evenly
+from spri_dspy.commands.manifest import folder_name, make_manifest
+from spri_dspy.commands.shown import Shown, judged_examples, material
 from spri_dspy.errors import DataError, LeakError, UsageError
 from spri_dspy.judges import Panel, load_judge
-from spri_dspy.lms.budget import Budget, price_of
-from spri_dspy.lms.spec import LMSpec, check_roles, load_lm
-from spri_dspy.program import set_lms
+from spri_dspy.lms.spec import LMSpec, check_offline_roles, check_roles, load_lm
+from spri_dspy.program import fingerprint, set_lms
 from spri_dspy.records import Record
-from spri_dspy.report.figures import is_judged
-from spri_dspy.runs import RunDir, file_fingerprint, fingerprint
-from spri_dspy.tasks import Example, make_example
-from spri_dspy.tasks.rubrics import as_text, read_export
+from spri_dspy.report.figures import has_judgements, is_judged, named_lms
+from spri_dspy.runs import RunDir
+from spri_dspy.tasks import Example
 
 FOLDER = "judged"
 """Judged runs lie in this folder of the run."""
 
-_WORDS_IN, _TOKENS_OUT = 350, 150  # of a judge's own words, and of an answer, in tokens, for the forecast
+_PROMPT_TOKENS, _ANSWER_TOKENS = 350, 150  # of a judge's own words, and of an answer, for the forecast
 _MOST_SAMPLES = 3
 
 
@@ -40,10 +45,11 @@ class JudgeRequest:
 
     Attributes:
         run: the run whose answers are judged.
-        judges: names; several are a panel. None: reappraisal for that task, else generic.
-        settings: of the judge; and `rubric` (label, run, a file, or several with commas between), `reference`
+        judges: names; several are a panel. None: reappraisal for that task; rubric, with the run's own rubrics, for a
+            run that wrote some; else generic.
+        settings: of the judge; and `rubric` (run, label, a file, or several with commas between), `reference`
             (true shows the reference answer), `combine` (mean or median, of a panel).
-        lms: LM strings; several are a panel. None: the run's own judge, else offline.
+        lms: LM strings; several are a panel. None is the offline LM, which judges offline answers only.
         limit: only the first N examples that finished.
         allow_leak: go on although the run is marked for leaks; the result is marked too.
     """
@@ -55,14 +61,23 @@ class JudgeRequest:
     limit: int | None = None
     allow_leak: bool = False
 
+    @property
+    def is_bare(self) -> bool:
+        """True if no judge, no LM and no setting is named."""
+        return not (self.judges or self.lms or self.settings)
+
 
 @dataclass
-class JudgeJob:
-    """Work that is checked and ready.
+class JudgePlan:
+    """A judging that is checked and ready.
 
     Attributes:
+        run: what is judged.
+        judge: a judge or a panel; gets its LMs when the judged run is opened.
+        members: the judges of a panel, else the one, each with the LM that it will have.
+        source: reads the examples anew, as the judge is to see them.
         total: examples to judge.
-        passed_over: finished examples without an answer to judge.
+        without_answer: finished examples that have no answer to judge.
         failed_before: examples of the run that failed and so have no answer.
         calls: LM calls if every answer is readable.
         characters: in all prompts together, the judge's own words left out.
@@ -70,21 +85,69 @@ class JudgeJob:
 
     run: RunDir
     judge: Any
+    members: Sequence[tuple[Any, LMSpec]]
     source: Callable[[], Iterator[Example]]
     manifest: dict[str, Any]
     total: int = 0
-    passed_over: int = 0
+    without_answer: int = 0
     failed_before: int = 0
     calls: int = 0
     characters: int = 0
 
-    def open(self, *, fresh: bool = False) -> RunDir:
-        """Make the judged run or resume it."""
-        identity = {k: v for k, v in self.manifest.items() if k not in ("lms", "versions")}
-        name = re.sub(r"[^\w.-]+", "-", self.manifest["judge"]).strip("-.")
-        return RunDir.create(
-            self.run.path / FOLDER / f"{name}-{fingerprint(identity)[:8]}", self.manifest, fresh=fresh
+    @property
+    def lms(self) -> list[LMSpec]:
+        """The LMs that are asked."""
+        return [spec for _, spec in self.members]
+
+    @property
+    def prices(self) -> dict[str, tuple[float, float]]:
+        """Dollars a token in and out of the judge; nothing where one is unknown."""
+        known = price_evenly(self.lms)
+        return {} if known is None else {"judge": known}
+
+    def forecast(self) -> Forecast:
+        """Calls; tokens and dollars if every answer is readable."""
+        read, written = self.characters // 4 + _PROMPT_TOKENS * self.calls, _ANSWER_TOKENS * self.calls
+        plural = "" if self.total == 1 else "s"
+        return Forecast(
+            headline=f"{self.total:,} example{plural} of {self.run.path}, judge {self.judge.version}",
+            facts={"run": str(self.run.path), "judge": self.judge.version, "examples": self.total},
+            lms=self.manifest["lms"],
+            calls={"fewest": self.calls, "most": self.calls * _MOST_SAMPLES},
+            input_tokens=read,
+            output_tokens=written,
+            usd=cost(price_evenly(self.lms), read, written),
         )
+
+    def load_lms(self) -> None:
+        """Give the judge its LMs.
+
+        Raises:
+            PrerequisiteError: a key or an address is missing.
+        """
+        for member, spec in self.members:
+            set_lms(member, judge=load_lm(spec))
+
+    def open(self, *, fresh: bool = False) -> RunDir:
+        """Make the judged run or resume it.
+
+        Raises:
+            PrerequisiteError: a key or an address is missing; nothing is written.
+            UsageError: as `RunDir.create` says.
+        """
+        self.load_lms()
+        path = self.run.path / FOLDER / folder_name(self.manifest["judge"], self.manifest)
+        return RunDir.create(path, self.manifest, fresh=fresh)
+
+    def execute(
+        self,
+        directory: RunDir,
+        how: Execution | None = None,
+        *,
+        on_record: Callable[[Record], None] | None = None,
+    ) -> Summary:
+        """Judge what is not judged yet in a directory from `open`; see `Execution.run`."""
+        return (how or Execution()).run(self.judge, self.source(), directory, on_record=on_record)
 
     def about(self, directory: RunDir) -> dict[str, Any]:
         """What the numbers in a judged run are, as plain JSON types."""
@@ -94,87 +157,88 @@ class JudgeJob:
             "judged_run": str(self.run.path),
             **{k: self.manifest[k] for k in kept if k in self.manifest},
             "failed_before": self.failed_before,
-            "without_answer": self.passed_over,
+            "without_answer": self.without_answer,
         }
 
-    def remarks(self) -> list[str]:
+    def notes(self) -> list[str]:
         """What to know about the numbers, a line each."""
-        leaks = self.manifest.get("leaks", ())
-        found = [
-            (self.failed_before, f"{self.failed_before} examples of the run failed and were not judged"),
-            (self.passed_over, f"{self.passed_over} examples of the run have no answer and were not judged"),
-            (
-                leaks,
-                f"marked: evaluation inputs were among the run's seeds, such as {leaks[0] if leaks else ''}",
-            ),
-        ]
-        return [said for is_so, said in found if is_so]
+        notes: list[str] = []
+        if self.failed_before:
+            notes.append(f"{self.failed_before} examples of the run failed and were not judged")
+        if self.without_answer:
+            notes.append(f"{self.without_answer} examples of the run have no answer and were not judged")
+        if leaks := self.manifest.get("leaks"):
+            notes.append(f"marked: evaluation inputs were among the run's seeds, such as {leaks[0]}")
+        if "offline" in {spec.prefix for spec in self.lms} and (named := suggestion(self.run)):
+            notes.append(named)
+        return notes
 
-    def forecast(self) -> dict[str, Any]:
-        """Calls and, where prices are known, dollars."""
-        tokens_in, tokens_out = self.characters // 4 + _WORDS_IN * self.calls, _TOKENS_OUT * self.calls
-        return {
-            "run": str(self.run.path),
-            "judge": self.judge.version,
-            "examples": self.total,
-            "lms": self.manifest["lms"],
-            "calls": {"fewest": self.calls, "most": self.calls * _MOST_SAMPLES},
-            "input_tokens_typical": tokens_in,
-            "output_tokens_typical": tokens_out,
-            "usd_typical": _dollars(self.judge, tokens_in, tokens_out),
-        }
-
-    def forecast_lines(self) -> Iterator[str]:
-        """The forecast for people."""
-        f = self.forecast()
-        cost = "no known price" if f["usd_typical"] is None else f"about ${f['usd_typical']:.2f}"
-        yield f"{f['examples']} examples of {f['run']}, judge {f['judge']}"
-        yield from (f"{role}: {lm}" for role, lm in f["lms"].items())
-        yield "LM calls: {fewest} to {most}".format(**f["calls"])
-        yield f"tokens: about {f['input_tokens_typical']:,} in, {f['output_tokens_typical']:,} out; {cost}"
-        yield "nothing was run and nothing was written"
+    def next_commands(self, directory: RunDir) -> list[str]:
+        """What to do with the judged run next, a command each."""
+        return show_command(directory)
 
 
-def plan(request: JudgeRequest) -> JudgeJob:
-    """Check what is asked, and make it ready.
+def plan(request: JudgeRequest) -> JudgePlan:
+    """Check what is asked, and make it ready; no key is needed and nothing is written.
 
     Raises:
-        UsageError: anything about the request is wrong.
+        UsageError: anything about the request is wrong, or a real LM's run would be judged by the offline LM.
         DataError: there is no run, nothing in it to judge, or an example lacks what the judge is shown.
         LeakError: the run was made although evaluation inputs are among the seeds.
-        PrerequisiteError: a key or an address is missing.
     """
     run = _run(request)
     settings = dict(request.settings)
-    shown = _Shown.take(settings)
+    names = list(request.judges) or [default_judge(run)]
+    if "rubric" in names and has_rubrics(run):
+        settings.setdefault("rubric", "run")
+    shown = Shown.take(settings)
     specs = _specs(request, run)
-    judge = _judge(request, run, settings, specs)
+    judge, members = _judge(names, settings, specs)
     shown.check(judge)
-    job = JudgeJob(run, judge, lambda: _examples(run, judge, shown, request.limit), {})
-    _survey(job)
-    job.manifest = _manifest(job, shown, specs)
-    return job
+    made = JudgePlan(run, judge, members, lambda: judged_examples(run, judge, shown, request.limit), {})
+    _survey(made)
+    made.manifest = _manifest(made, shown, specs)
+    return made
 
 
-def execute(
-    job: JudgeJob,
-    directory: RunDir,
-    *,
-    concurrency: int = 16,
-    retry_errors: bool = False,
-    budget: Budget | None = None,
-    on_record: Callable[[Record], None] | None = None,
-) -> Summary:
-    """Judge what is not judged yet."""
-    return run_bulk(
-        job.judge,
-        job.source(),
-        directory,
-        concurrency=concurrency,
-        retry_errors=retry_errors,
-        budget=budget,
-        on_record=on_record,
-    )
+def own_scores(request: JudgeRequest) -> RunDir | None:
+    """The run itself, if it has judgements of its own and no other is asked for: its figures need no call.
+
+    Raises:
+        DataError: there is no run.
+    """
+    run = RunDir.read(request.run)
+    has_own = request.is_bare and not is_judged(run) and has_judgements(run)
+    return run if has_own else None
+
+
+def has_rubrics(run: RunDir) -> bool:
+    """True if the run's principles are rubrics."""
+    written = (record.outputs.get("principles") for record in run.records() if record.ok)
+    return any(isinstance(principles, Mapping) and "criteria" in principles for principles in written)
+
+
+def own_notes(run: RunDir) -> list[str]:
+    """What to know about a run's own figures, and how to get others."""
+    command = f"spri judge {shlex.quote(str(run.path))}"
+    return [
+        "these are the run's own judgements; no call was made",
+        *([named] if (named := suggestion(run)) else []),
+        f"next: {command} --lm judge=PROVIDER/MODEL   (judges anew, with the run's rubrics)",
+    ]
+
+
+def default_judge(run: RunDir) -> str:
+    """The judge of a run for which none is named."""
+    if run.manifest.get("task") == "reappraisal":
+        return "reappraisal"
+    return "rubric" if has_rubrics(run) else "generic"
+
+
+def suggestion(run: RunDir) -> str:
+    """The judge that the run's manifest names, as a line to be read by people; "" if it names none."""
+    named = named_lms(run).get("judge")
+    return f"this run names judge={named}: pass --lm judge=... to use it" if named else ""
 
 
 def _run(request: JudgeRequest) -> RunDir:
@@ -193,199 +257,81 @@ def _run(request: JudgeRequest) -> RunDir:
 
 
 def _specs(request: JudgeRequest, run: RunDir) -> list[LMSpec]:
-    """The judge's LMs: as given, else the one named when the run was made, else the stand-in."""
-    recorded: Any = run.manifest.get("lms", {})
-    named = list(request.lms) or [recorded.get("judge", "offline")]
+    """The judge's LMs as the user names them; without any the offline LM, for offline answers."""
+    named = list(request.lms) or ["offline"]
     if len(set(named)) < len(named):
         raise UsageError("a panel asks different LMs; one is named twice")
-    return [check_roles({"judge": text})["judge"] for text in named]
+    specs = [check_roles({"judge": text})["judge"] for text in named]
+    base = LMSpec(named_lms(run).get("base", "the LM of that run").partition("?")[0])
+    for spec in specs:
+        try:
+            check_offline_roles({"base": base, "judge": spec})
+        except UsageError as error:
+            more = suggestion(run)
+            raise UsageError(f"{error}; {more}" if more else str(error)) from None
+    return specs
 
 
-def _judge(request: JudgeRequest, run: RunDir, settings: dict[str, str], specs: Sequence[LMSpec]) -> Any:
-    """The judge with its LM; a panel if several judges or several LMs are named."""
-    default = "reappraisal" if run.manifest.get("task") == "reappraisal" else "generic"
-    names = list(request.judges) or [default]
+def _judge(
+    names: Sequence[str], settings: dict[str, str], specs: Sequence[LMSpec]
+) -> tuple[Any, list[tuple[Any, LMSpec]]]:
+    """The judge, and each member with its LM; a panel if several judges or several LMs are named."""
     if len(set(names)) < len(names):
         raise UsageError("a panel has different judges; one is named twice")
     if len(names) == len(specs) == 1:
-        return set_lms(load_judge(names[0], **settings), judge=load_lm(specs[0]))
+        judge = load_judge(names[0], **settings)
+        return judge, [(judge, specs[0])]
     combine = settings.pop("combine", "mean")
     own = {"rubric": {**settings, "combine": combine}}
-    lms = [load_lm(spec) for spec in specs]
-    members = [
-        set_lms(load_judge(name, **own.get(name, settings)), judge=lm) for name, lm in product(names, lms)
-    ]
-    return Panel(members, combine=combine)
+    pairs = [(load_judge(name, **own.get(name, settings)), spec) for name, spec in product(names, specs)]
+    return Panel([judge for judge, _ in pairs], combine=combine), pairs
 
 
-@dataclass
-class _Shown:
-    """What examples show a judge beside the answer: settings of the data, not of the judge."""
-
-    rubrics: tuple[str, ...] = ()
-    reference: bool = False
-    exported: dict[str, dict[str, Any]] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def take(cls, settings: dict[str, str]) -> _Shown:
-        """Take these settings out of the judge's and read the files that they name."""
-        said = settings.pop("reference", "false").lower()
-        if said not in ("true", "false"):
-            raise UsageError(f"the setting reference must be true or false, not {said!r}")
-        sources = tuple(part.strip() for part in settings.pop("rubric", "").split(",") if part.strip())
-        shown = cls(sources, said == "true")
-        for source in sources:
-            if source in ("label", "run"):
-                continue
-            path = Path(source)
-            if not path.is_file():
-                raise UsageError(f"no such rubric: {source!r}; the setting rubric is label, run or a file")
-            if path.suffix == ".jsonl":
-                shown.exported[source] = {name: rubric for name, (_, rubric) in read_export(path).items()}
-            else:
-                shown.texts[source] = path.read_text("utf-8", errors="replace")
-        return shown
-
-    def check(self, judge: Any) -> None:
-        """Refuse what does not go together."""
-        wants = "rubric" in judge.inputs
-        if wants and not self.rubrics:
-            raise UsageError(
-                f"the judge {judge.name} needs a rubric: --set rubric=label (the data's own), run (the run's "
-                "principles), or a file"
-            )
-        if self.rubrics and not wants:
-            raise UsageError(f"the judge {judge.name} takes no rubric; --judge rubric does")
-        if self.reference and "reference_answer" not in (*judge.inputs, *judge.optional):
-            raise UsageError(f"the judge {judge.name} takes no reference answer; --judge rubric does")
-
-    def rubric(self, record: Record) -> Any:
-        """The rubric of an example, or the list of them."""
-        found = [self._from(source, record) for source in self.rubrics]
-        return found[0] if len(found) == 1 else found
-
-    def _from(self, source: str, record: Record) -> str:
-        instance = record.cluster or record.id
-        if source == "label":
-            value = record.labels.get("rubric") or record.labels.get("standards")
-        elif source == "run":
-            value = record.outputs.get("principles")
-        else:
-            value = self.texts.get(source) or self.exported[source].get(instance)
-        if not value:
-            raise DataError(
-                f"example {record.id!r} has no rubric from {source!r}; name another --set rubric="
-            )
-        try:
-            return as_text(value)
-        except (ValueError, TypeError):
-            raise DataError(
-                f"the rubric of {record.id!r} from {source!r} is in a shape that is no rubric"
-            ) from None
-
-    def identity(self) -> dict[str, Any]:
-        """What of it decides the numbers; files by their content."""
-        named = [s if s in ("label", "run") else file_fingerprint(s) for s in self.rubrics]
-        return ({"rubric": ",".join(named)} if named else {}) | (
-            {"reference": True} if self.reference else {}
-        )
-
-
-def _examples(run: RunDir, judge: Any, shown: _Shown, limit: int | None) -> Iterator[Example]:
-    found = (_example(record, judge, shown) for record in run.records() if record.ok)
-    return islice((example for example in found if example is not None), limit)
-
-
-def _example(record: Record, judge: Any, shown: _Shown) -> Example | None:
-    """What the judge is shown of a record, None if it has no answer."""
-    known = _material(record)
-    if "answer" not in known:
-        return None
-    if "rubric" in judge.inputs:
-        known["rubric"] = shown.rubric(record)
-    wanted = [*judge.inputs, *(("reference_answer",) if shown.reference else ())]
-    missing = [name for name in wanted if name not in known]
-    if missing:
-        raise DataError(
-            f"example {record.id!r} has no {', '.join(missing)}, which the judge {judge.name} is shown; it has "
-            f"{', '.join(known)}"
-        )
-    return make_example(
-        record.id, {name: known[name] for name in wanted}, record.group, record.cluster, record.labels
-    )
-
-
-def _material(record: Record) -> dict[str, Any]:
-    """All that can be said of a record, by the names under which judges ask for it.
-
-    The answer to judge is the data's where it has one (the rubrics task), else the system's response.
-    """
-    response = record.outputs.get("response")
-    known = {
-        k: v for k, v in {**record.labels, **record.outputs, **record.inputs}.items() if isinstance(v, str)
-    }
-    answer = record.inputs.get("answer", response)
-    if isinstance(answer, str) and answer.strip():
-        known["answer"] = answer
-    asked = {k: v for k, v in record.inputs.items() if k != "answer"}
-    known.setdefault("instruction", "\n\n".join(f"{name}:\n{value}" for name, value in asked.items()))
-    return known
-
-
-def _survey(job: JudgeJob) -> None:
+def _survey(plan: JudgePlan) -> None:
     """Read all examples once, so that nothing missing is found out after half of them are paid for.
 
     Raises:
         DataError: there is nothing to judge.
     """
-    for record in job.run.records():
-        job.failed_before += not record.ok
-        job.passed_over += record.ok and "answer" not in _material(record)
-    for example in job.source():
-        job.total += 1
-        calls = (
-            job.judge.calls(example.input_values) if hasattr(job.judge, "calls") else _predictors(job.judge)
-        )
-        job.calls += calls
-        job.characters += calls * sum(len(str(value)) for value in example.input_values.values())
-    if not job.total:
-        failed = f"{job.failed_before} failed" if job.failed_before else "none finished"
-        without = f"{job.passed_over} finished without an answer" if job.passed_over else failed
-        raise DataError(f"{job.run.path} has no answer to judge: {without}")
+    for record in plan.run.records():
+        plan.failed_before += not record.ok
+        plan.without_answer += record.ok and "answer" not in material(record)
+    for example in plan.source():
+        plan.total += 1
+        count = getattr(plan.judge, "calls", None)
+        calls = count(example.input_values) if count else len(plan.judge.named_predictors())
+        plan.calls += calls
+        plan.characters += calls * sum(len(str(value)) for value in example.input_values.values())
+    if not plan.total:
+        failed = f"{plan.failed_before} failed" if plan.failed_before else "none finished"
+        without = f"{plan.without_answer} finished without an answer" if plan.without_answer else failed
+        raise DataError(f"{plan.run.path} has no answer to judge: {without}")
 
 
-def _predictors(judge: Any) -> int:
-    return len(judge.named_predictors())
-
-
-def _manifest(job: JudgeJob, shown: _Shown, specs: Sequence[LMSpec]) -> dict[str, Any]:
-    parent, judge = job.run.manifest, job.judge
+def _manifest(plan: JudgePlan, shown: Shown, specs: Sequence[LMSpec]) -> dict[str, Any]:
+    parent, judge = plan.run.manifest, plan.judge
     roles = ["judge", *(f"judge{n}" for n in range(2, len(specs) + 1))]
     settings = {**getattr(judge, "settings", {}), **shown.identity()}
-    made = {
-        "task": parent.get("task"),
-        "system": parent.get("system"),
-        "judge": judge.name,
-        "judge_version": judge.version,
-        "criteria": list(getattr(judge, "criteria", ())),
-        "program": fingerprint([judge.dump_state(), settings]),
-        "models": {role: spec.identity for role, spec in zip(roles, specs, strict=True)},
-        "settings": settings,
-        "data": parent.get("data"),
-        "parent": {k: parent.get(k) for k in ("program", "models", "settings", "seed", "created")},
-        "seed": parent.get("seed"),
-        "lms": {role: str(spec) for role, spec in zip(roles, specs, strict=True)},
-        "versions": versions(),
-    }
-    return made | ({"leaks": parent["leaks"]} if parent.get("leaks") else {})
+    leaks = {"leaks": parent["leaks"]} if parent.get("leaks") else {}
+    return make_manifest(
+        dict(zip(roles, specs, strict=True)),
+        task=parent.get("task"),
+        system=parent.get("system"),
+        judge=judge.name,
+        judge_version=judge.version,
+        criteria=list(getattr(judge, "criteria", ())),
+        shares=_shares(judge),
+        program=fingerprint(judge),
+        settings=settings,
+        data=parent.get("data"),
+        parent={k: parent.get(k) for k in ("program", "models", "settings", "seed", "created")},
+        seed=parent.get("seed"),
+        **leaks,
+    )
 
 
-def _dollars(judge: Any, tokens_in: int, tokens_out: int) -> float | None:
-    """Dollars if the calls are shared out evenly among the LMs; None if a price is unknown."""
-    lms = list({id(p.lm): p.lm for _, p in judge.named_predictors()}.values())
-    try:
-        prices = [price_of(lm) for lm in lms]
-    except UsageError:
-        return None
-    return sum(p_in * tokens_in + p_out * tokens_out for p_in, p_out in prices) / len(prices)
+def _shares(judge: Any) -> list[str]:
+    """Criteria that are answered by yes or no: what their numbers come to is a share, and no mean of a scale."""
+    criteria: Any = getattr(judge, "criteria", {})
+    values = {name: getattr(each, "values", None) for name, each in dict(criteria).items()}
+    return [name for name, known in values.items() if known and set(known.values()) == {0.0, 1.0}]

@@ -1,12 +1,14 @@
-"""One command's work, from its options to a finished run: what the command line and notebooks share.
+"""A run of a system on a task, from what a user asks for to finished records.
 
-`plan` checks everything that can be checked before anything is written or paid: names, LM strings, keys, every
-row of the data. `Job.open` makes or resumes the run directory, `execute` fills it.
+`plan` checks everything that can be checked before anything is written or paid: names, LM strings, every row of the
+data, and that no input stands among the seeds. `RunPlan.open` looks for keys and makes or resumes the run directory,
+`RunPlan.execute` fills it.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,34 +17,43 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from spri_dspy.bulk import Summary, check_budget, check_deadline, run_bulk
-from spri_dspy.commands.doctor import versions
-from spri_dspy.errors import DataError, SpriError, UnknownNameError, UsageError
+from spri_dspy.bulk import Summary
+from spri_dspy.commands.ending import show_command
+from spri_dspy.commands.execution import Execution
+from spri_dspy.commands.forecast import Forecast, cost, price_evenly
+from spri_dspy.commands.manifest import folder_name, identity, make_manifest, source_fingerprint
+from spri_dspy.errors import DataError, SpriError, UsageError
 from spri_dspy.leaks import Leak, Text, check_leaks
-from spri_dspy.lms.budget import LIMITS, Budget, price_of
-from spri_dspy.lms.spec import LMSpec, check_roles, load_lm, parse_lm
+from spri_dspy.lms.spec import LMSpec, check_offline_roles, check_roles, load_lm
 from spri_dspy.program import fingerprint as program_fingerprint
 from spri_dspy.program import load_program
 from spri_dspy.records import Record
-from spri_dspy.runs import INFORMATIVE, RunDir, file_fingerprint, fingerprint
+from spri_dspy.report.figures import has_judgements
+from spri_dspy.runs import RunDir, fingerprint
 from spri_dspy.systems import load_system
 from spri_dspy.tasks import Example, Task, load_task
 
 SORTED_AT_MOST = 10_000
 """Records of larger runs are given as they finished, so that memory does not grow with them."""
 
+_PROMPT_TOKENS, _ANSWER_TOKENS = (
+    600,
+    150,
+)  # of a stage's own words and seeds, and of an answer, for the forecast
+
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class RunRequest:
     """What a user asks for.
 
     Attributes:
         task: a task's name, or the task.
-        system: what answers: spri or a baseline's name.
+        system: what answers: spri or a system that it is compared with.
         settings: settings of the system, such as {"seeds": "none"}.
         data: a file, hub, or hf:NAME:SPLIT; None for the examples that come with the task.
         text: one input instead of a file.
-        lms: LM strings by role; nothing means offline.
+        inputs: further inputs of `text`, such as {"aim": "..."}.
+        lms: LM strings by role; nothing means offline. Without a critic, the base criticises.
         limit: only the first N examples.
         seed: of everything random.
         paper: the published behaviour.
@@ -57,6 +68,7 @@ class Request:
     settings: Mapping[str, Any] = field(default_factory=dict)
     data: str | Path | None = None
     text: str | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
     lms: Mapping[str, str] = field(default_factory=dict)
     limit: int | None = None
     seed: int = 0
@@ -68,27 +80,86 @@ class Request:
 
 
 @dataclass
-class Job:
-    """Work that is checked and ready to run.
+class RunPlan:
+    """A run that is checked and ready.
 
     Attributes:
+        program: gets its LMs when the run is opened.
+        source: reads the examples anew, as the program is to see them.
+        specs: LMs by role; the judge's is only noted for later.
         total: how many examples there are.
-        manifest: what the run directory will say.
         characters: in all inputs together, for the forecast.
-        request: what was asked.
+        manifest: what the run directory will say.
     """
 
+    request: RunRequest
     task: Task
     program: Any
     source: Callable[[], Iterator[Example]]
+    specs: Mapping[str, LMSpec]
     total: int
-    manifest: dict[str, Any]
     characters: int
-    request: Request
+    manifest: dict[str, Any]
 
-    def open(self, path: Path | None, *, fresh: bool = False) -> RunDir:
-        """Make the run directory or resume it; without a path, one named after what is asked."""
-        return RunDir.create(path or _named(self.manifest), self.manifest, fresh=fresh)
+    @property
+    def lms(self) -> dict[str, LMSpec]:
+        """The LMs that are asked, by role."""
+        return {role: spec for role, spec in self.specs.items() if role != "judge"}
+
+    def forecast(self) -> Forecast:
+        """Calls: fewest, typical and most; tokens and dollars of the typical course."""
+        names = ("fewest", "typical", "most")
+        calls = {name: round(each * self.total) for name, each in zip(names, self.program.calls, strict=True)}
+        tokens = round(self.program.calls[1] * (self.characters / 4 + _PROMPT_TOKENS * self.total))
+        written = calls["typical"] * _ANSWER_TOKENS
+        plural = "" if self.total == 1 else "s"
+        return Forecast(
+            headline=f"{self.total:,} example{plural} of {self.task.name}, system {self.request.system}",
+            facts={"task": self.task.name, "system": self.request.system, "examples": self.total},
+            lms=self.manifest["lms"],
+            calls=calls,
+            input_tokens=tokens,
+            output_tokens=written,
+            usd=cost(price_evenly(self.lms.values()), tokens, written),
+        )
+
+    @property
+    def prices(self) -> dict[str, tuple[float, float]]:
+        """Dollars a token in and out by role; without those that are unknown."""
+        priced = {
+            role: price_evenly([spec]) for role, spec in ({"critic": self.specs["base"]} | self.lms).items()
+        }
+        return {role: price for role, price in priced.items() if price is not None}
+
+    def load_lms(self) -> None:
+        """Give the program its LMs.
+
+        Raises:
+            PrerequisiteError: a key or an address is missing.
+        """
+        _give_lms(self.program, self.specs, self.request.seed)
+
+    def open(self, path: str | Path | None = None, *, fresh: bool = False) -> RunDir:
+        """Make the run directory or resume it; without a path, one in `runs/` named after what is asked.
+
+        Raises:
+            PrerequisiteError: a key or an address is missing; nothing is written.
+            UsageError: as `RunDir.create` says.
+        """
+        self.load_lms()
+        return RunDir.create(path or _default_path(self.manifest), self.manifest, fresh=fresh)
+
+    def execute(
+        self,
+        directory: RunDir,
+        how: Execution | None = None,
+        *,
+        on_record: Callable[[Record], None] | None = None,
+    ) -> Summary:
+        """Run what is not finished yet in a directory from `open`; see `Execution.run`."""
+        make = partial(make_program, self.request)
+        how = how or Execution()
+        return how.run(self.program, self.source(), directory, on_record=on_record, make_program=make)
 
     def records(self, directory: RunDir) -> Iterator[Record]:
         """The finished records of what is asked, in the order of the input where they are few enough to sort."""
@@ -99,43 +170,23 @@ class Job:
         asked = (record for record in directory.records() if record.id in wanted)
         return iter(sorted(asked, key=lambda r: wanted[r.id])) if len(wanted) <= SORTED_AT_MOST else asked
 
-    def forecast(self) -> dict[str, Any]:
-        """Calls: fewest, typical and most. Dollars, where prices are known: typical, all at the dearest LM."""
-        names = ("fewest", "typical", "most")
-        calls = {name: round(each * self.total) for name, each in zip(names, self.program.calls, strict=True)}
-        tokens = round(self.program.calls[1] * (self.characters / 4 + 600 * self.total))
-        return {
-            "task": self.task.name,
-            "examples": self.total,
-            "lms": self.manifest["lms"],
-            "calls": calls,
-            "input_tokens_typical": tokens,
-            "output_tokens_typical": calls["typical"] * 150,
-            "usd_typical": _price(self.manifest["lms"], tokens, calls["typical"] * 150),
-        }
-
-    def forecast_lines(self) -> Iterator[str]:
-        """The forecast for people."""
-        f = self.forecast()
-        cost = "no known price" if f["usd_typical"] is None else f"about ${f['usd_typical']:.2f}"
-        yield f"{f['examples']} examples of {f['task']}"
-        yield from (f"{role}: {lm}" for role, lm in f["lms"].items())
-        yield "LM calls: {fewest} to {most}, typically {typical}".format(**f["calls"])
-        yield f"tokens: about {f['input_tokens_typical']:,} in, {f['output_tokens_typical']:,} out; {cost}"
-        yield "nothing was run and nothing was written"
+    def next_commands(self, directory: RunDir) -> list[str]:
+        """What to do with the run next, a command each."""
+        is_paid = self.specs["base"].prefix != "offline" and not has_judgements(directory)
+        judge = f"spri judge {shlex.quote(str(directory.path))}" + " --lm judge=PROVIDER/MODEL" * is_paid
+        return [*show_command(directory), judge]
 
 
-def plan(request: Request, run: Path | None = None) -> Job:
-    """Check what is asked, and make it ready.
+def plan(request: RunRequest, run: str | Path | None = None) -> RunPlan:
+    """Check what is asked, and make it ready; no key is needed and nothing is written.
 
     Args:
         request: what is asked.
-        run: where it is to go; a run that is there already was checked when it began.
+        run: where it is to go; the data of a run that is there already was checked when it began.
 
     Raises:
         UsageError: anything about the request or the data is wrong.
         LeakError: evaluation inputs are among the seeds.
-        PrerequisiteError: a key or an address is missing.
     """
     task = load_task(request.task, **request.task_options)
     if request.limit is not None and request.limit < 1:
@@ -145,18 +196,17 @@ def plan(request: Request, run: Path | None = None) -> Job:
     specs = _specs(request)
     program = _without_lms(request, task)
     source = _source(task, request, program)
-    make_manifest = partial(_manifest, task, program, specs, request)
-    known = _known_survey(run, make_manifest, request.limit)
+    make = partial(_manifest, task, program, specs, request)
+    known = _known_survey(run, make, request.limit)
     total, characters, leaks = known or _survey(task, program, source(), request.allow_leak)
-    _give_lms(program, specs, request.seed)
-    manifest = make_manifest()
+    manifest = make()
     if leaks:
         manifest["leaks"] = [str(leak) for leak in leaks[:20]]
-    manifest["input"] = {"examples": total, "characters": characters, "limit": request.limit}
-    return Job(task, program, source, total, manifest, characters, request)
+    manifest["input"] |= {"examples": total, "characters": characters, "limit": request.limit}
+    return RunPlan(request, task, program, source, specs, total, characters, manifest)
 
 
-def make_program(request: Request) -> Any:
+def make_program(request: RunRequest) -> Any:
     """The program that is asked for, with its LMs; workers on other machines make theirs with it too.
 
     Raises:
@@ -167,11 +217,17 @@ def make_program(request: Request) -> Any:
     return _give_lms(program, _specs(request), request.seed)
 
 
-def _specs(request: Request) -> dict[str, LMSpec]:
-    return {"base": LMSpec("offline")} | check_roles(request.lms)
+def _specs(request: RunRequest) -> dict[str, LMSpec]:
+    """LMs by role; nothing that a real base writes is scored by the offline LM, nor the other way round."""
+    specs = {"base": LMSpec("offline")} | check_roles(request.lms)
+    check_offline_roles(specs)
+    critic = specs.get("critic", specs["base"])
+    if specs["base"].prefix == "offline" and critic.prefix != "offline":
+        raise UsageError(f"{critic.model} would criticise the offline LM: pass --lm base=PROVIDER/MODEL too")
+    return specs
 
 
-def _without_lms(request: Request, task: Task) -> Any:
+def _without_lms(request: RunRequest, task: Task) -> Any:
     program = load_system(request.system, task, paper=request.paper, **request.settings)
     if request.program:
         load_program(program, request.program)
@@ -179,75 +235,16 @@ def _without_lms(request: Request, task: Task) -> Any:
 
 
 def _give_lms(program: Any, specs: Mapping[str, LMSpec], seed: int) -> Any:
-    used = {role: spec for role, spec in specs.items() if role != "judge"}
-    return program.set_lms(**{role: load_lm(_seeded(spec, seed)) for role, spec in used.items()})
+    used = {role: load_lm(_seeded(spec, seed)) for role, spec in specs.items() if role != "judge"}
+    return program.set_lms(**used)
 
 
-def execute(
-    job: Job, directory: RunDir, *, executor: str = "local", workers: int | None = None, **settings: Any
-) -> Summary:
-    """Run what is not finished yet.
-
-    Args:
-        job: from `plan`.
-        directory: from `Job.open`.
-        executor: "local", "ray" (on this machine) or "ray:ADDRESS" (a running cluster).
-        workers: actors on Ray; one a CPU by default.
-        **settings: as for `bulk.arun_bulk`; a budget and a deadline are for the local executor.
-
-    Raises:
-        UsageError: as `check_execution` says.
-    """
-    limits = {name: settings.get(name) for name in ("budget", "deadline")}
-    check_execution(job, executor, workers=workers, **limits)
-    if executor == "local":
-        return run_bulk(job.program, job.source(), directory, **settings)
-    from spri_dspy.ray_executor import run_on_ray
-
-    address = executor.partition(":")[2] or None
-    make = partial(make_program, job.request)
-    kept = {name: value for name, value in settings.items() if name not in limits}
-    return run_on_ray(make, job.source(), directory, address=address, workers=workers, **kept)
-
-
-def check_execution(
-    job: Job,
-    executor: str,
-    budget: Budget | None = None,
-    deadline: float | None = None,
-    workers: int | None = None,
-) -> None:
-    """Refuse a way of running that there is not, before anything is written.
-
-    Raises:
-        UsageError: an unknown executor, a setting that it has not, a limit of dollars where a price is unknown, or a
-            deadline that is none.
-        PrerequisiteError: Ray is asked for and not installed.
-    """
-    if executor != "local":
-        if executor.partition(":")[0] != "ray":
-            raise UnknownNameError("executor", executor, ["local", "ray", "ray:ADDRESS"])
-        stated = {f"--{name.replace('_', '-')}": getattr(budget, name) for name in LIMITS} if budget else {}
-        refused = [name for name, value in {**stated, "--deadline": deadline}.items() if value is not None]
-        if refused:
-            raise UsageError(
-                f"{' and '.join(refused)}: only the local executor keeps this; leave it out with ray"
-            )
-        from spri_dspy.ray_executor import find_ray
-
-        find_ray()
-    elif workers is not None:
-        raise UsageError("--workers is for --executor ray; leave it out")
-    check_budget(job.program, budget)
-    check_deadline(deadline)
-
-
-def _source(task: Task, request: Request, program: Any) -> Callable[[], Iterator[Example]]:
+def _source(task: Task, request: RunRequest, program: Any) -> Callable[[], Iterator[Example]]:
     """Examples as the program is to see them: with the labels it may see, and with rubrics that were given."""
     shown = tuple(getattr(program, "label_inputs", ()))
     rubrics = _given_rubrics(task, request.rubrics)
     if request.text is not None:
-        examples = [task.example_of(id="text", **{task.text_input: request.text})]
+        examples = [task.example_of(**{**request.inputs, "id": "text", task.text_input: request.text})]
         read = lambda: iter(examples)  # noqa: E731 - one of two sources of the same kind
     else:
         read = lambda: islice(task.examples(request.data), request.limit)  # noqa: E731
@@ -308,19 +305,22 @@ def _survey(
 
 
 def _known_survey(
-    path: Path | None, make_manifest: Callable[[], dict[str, Any]], limit: int | None
+    path: str | Path | None, make: Callable[[], dict[str, Any]], limit: int | None
 ) -> tuple[int, int, tuple[Leak, ...]] | None:
     """What the survey found when this very run began; None if there was none, or it may find something else today."""
     try:
-        manifest = make_manifest()
-        there: dict[str, Any] = RunDir.read(path or _named(manifest)).manifest
+        manifest = make()
+        there: dict[str, Any] = RunDir.read(path or _default_path(manifest)).manifest
     except (SpriError, OSError):  # the survey says more clearly what is wrong with the data
         return None
-    found: dict[str, Any] = there.get("input", {})
-    is_same = _identity(there) == _identity(json.loads(json.dumps(manifest)))
-    if not is_same or found.get("limit", 0) != limit or "hub" in manifest["data"]:
+    is_same = identity(there) == identity(json.loads(json.dumps(manifest)))
+    found = there.get("input")
+    if not is_same or not isinstance(found, dict) or "hub" in manifest["data"]:
         return None
-    return found["examples"], found["characters"], ()
+    total, characters = found.get("examples"), found.get("characters")
+    if found.get("limit", 0) != limit or not isinstance(total, int) or not isinstance(characters, int):
+        return None
+    return total, characters, ()
 
 
 def seed_texts(task: Task, program: Any) -> list[Text]:
@@ -337,42 +337,41 @@ def _seeded(spec: LMSpec, seed: int) -> LMSpec:
     return LMSpec(spec.model, {**spec.options, "seed": seed})
 
 
-def _manifest(task: Task, program: Any, specs: Mapping[str, LMSpec], request: Request) -> dict[str, Any]:
-    return {
-        "task": task.name,
-        "system": request.system,
-        "data": _data_identity(task, request),
-        "program": program_fingerprint(program),
-        "seeds": _seed_counts(program),
-        "models": {role: spec.identity for role, spec in specs.items()},
-        "settings": {"paper": request.paper, **request.settings, **request.task_options},
-        "seed": request.seed,
-        "lms": {role: str(spec) for role, spec in specs.items()},
-        "versions": versions(),
-    }
+def _manifest(task: Task, program: Any, specs: Mapping[str, LMSpec], request: RunRequest) -> dict[str, Any]:
+    return make_manifest(
+        specs,
+        task=task.name,
+        system=request.system,
+        data=_data_identity(task, request),
+        program=program_fingerprint(program),
+        seeds=_seed_counts(program),
+        settings={"paper": request.paper, **request.settings, **request.task_options},
+        seed=request.seed,
+        input={} if request.text is not None else {"file": _file_name(task.source(request.data))},
+    )
 
 
-def _data_identity(task: Task, request: Request) -> dict[str, str]:
-    given = {"rubrics": _fingerprint_of(str(request.rubrics))} if request.rubrics else {}
+def _file_name(source: str) -> str:
+    """A data source without the folders of this machine; a data set of the hub by its name."""
+    name, _, split = source.removeprefix("hf:").partition(":")
+    if source.startswith("hf:") and not Path(name).is_dir():
+        return source
+    return f"hf:{Path(name).name}:{split or 'train'}" if source.startswith("hf:") else Path(source).name
+
+
+def _data_identity(task: Task, request: RunRequest) -> dict[str, str]:
+    given = {"rubrics": source_fingerprint(str(request.rubrics))} if request.rubrics else {}
     if request.text is not None:
-        return {"text": fingerprint(request.text), **given}
+        return {
+            "text": fingerprint([request.text, dict(request.inputs)] if request.inputs else request.text),
+            **given,
+        }
     source = task.source(request.data)
     if not source.startswith("hf:"):
-        return {"file": file_fingerprint(source), **given}
+        return {"file": source_fingerprint(source), **given}
     folder = Path(source.removeprefix("hf:").rpartition(":")[0] or source.removeprefix("hf:"))
     local = {"folder": folder.name} if folder.is_dir() else {}
-    return {**local, "hub": _fingerprint_of(source), **given}
-
-
-def _fingerprint_of(source: str) -> str:
-    """What tells a source from others: its content, or the name of a data set on the hub."""
-    if not source.startswith("hf:"):
-        return file_fingerprint(source)
-    name, _, split = source.removeprefix("hf:").partition(":")
-    if not Path(name).is_dir():
-        return source
-    files = sorted(p for p in Path(name).rglob("*") if p.is_file() and not p.name.startswith("."))
-    return fingerprint([split, [(str(p.relative_to(name)), file_fingerprint(p)) for p in files]])
+    return {**local, "hub": source_fingerprint(source), **given}
 
 
 def _seed_counts(program: Any) -> dict[str, dict[str, int]]:
@@ -383,22 +382,6 @@ def _seed_counts(program: Any) -> dict[str, dict[str, int]]:
     }
 
 
-def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in manifest.items() if k not in INFORMATIVE}
-
-
-def _named(manifest: Mapping[str, Any]) -> Path:
+def _default_path(manifest: Mapping[str, Any]) -> Path:
     """Where a run goes that was given no place."""
-    return Path("runs") / f"{manifest['task']}-{manifest['system']}-{fingerprint(_identity(manifest))[:8]}"
-
-
-def _price(lms: Mapping[str, str], tokens_in: int, tokens_out: int) -> float | None:
-    """Dollars if every call went to the dearest LM named; None if a price is unknown; 0 offline."""
-    dollars: list[float] = []
-    for text in lms.values():
-        try:
-            price_in, price_out = price_of(parse_lm(text))
-        except UsageError:
-            return None
-        dollars.append(tokens_in * price_in + tokens_out * price_out)
-    return max(dollars)
+    return Path("runs") / folder_name(f"{manifest['task']}-{manifest['system']}", manifest)

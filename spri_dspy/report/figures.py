@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +104,12 @@ class Finding:
 
     Attributes:
         criterion: its name.
-        overall: the mean; of a criterion whose numbers are all 0 or 1, their share of ones, with Wilson's interval.
+        overall: the mean; of a yes-or-no criterion the share of yes, with Wilson's interval.
         groups: the same by group; empty if there is one group.
         agreement: Pearson's r with labels, over all and as the mean over groups; nan with the reason "no labels"
             where the data has none.
         gap: mean of (reversed less given) order of the scale's descriptions, None if the judge did not swap.
+        agreement_by_group: Pearson's r with labels in each group; empty without labels, or if there is one group.
     """
 
     criterion: str
@@ -116,6 +117,7 @@ class Finding:
     groups: Mapping[str, Estimate]
     agreement: Sequence[Estimate]
     gap: Estimate | None = None
+    agreement_by_group: Mapping[str, Estimate] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON types."""
@@ -124,6 +126,7 @@ class Finding:
             "overall": self.overall.to_json(),
             "groups": {name: estimate.to_json() for name, estimate in self.groups.items()},
             "agreement": [estimate.to_json() for estimate in self.agreement],
+            "agreement_by_group": {name: e.to_json() for name, e in self.agreement_by_group.items()},
             "gap": self.gap.to_json() if self.gap else None,
         }
 
@@ -140,7 +143,9 @@ def findings(run: RunDir | str | Path) -> list[Finding]:
 
 def _finding(run: RunDir, criterion: str) -> Finding:
     scores = scores_of(run, criterion)
-    metric = share if {score.value for score in scores} <= {0.0, 1.0, None} else mean
+    shares: Any = run.manifest.get("shares", ())
+    is_share = criterion in shares and {score.value for score in scores} <= {0.0, 1.0, None}
+    metric = share if is_share else mean
     has_groups = len({score.group for score in scores}) > 1
     agreement = [pearson(scores)]
     if has_groups and agreement[0].reason != "no labels":
@@ -151,39 +156,113 @@ def _finding(run: RunDir, criterion: str) -> Finding:
         if "gap" in (detail := record.outputs.get("details", {}).get(criterion, {}))
     ]
     groups = by_group(metric, scores) if has_groups else {}
-    return Finding(criterion, metric(scores), groups, agreement, mean(gaps) if gaps else None)
+    has_labels = agreement[0].reason != "no labels"
+    apart = by_group(pearson, scores) if has_groups and has_labels else {}
+    return Finding(criterion, metric(scores), groups, agreement, mean(gaps) if gaps else None, apart)
 
 
-def finding_lines(found: Sequence[Finding]) -> Iterator[str]:
-    """Findings as aligned text."""
+def has_judgements(run: RunDir) -> bool:
+    """True if the run's responses are judgements: scores of answers that the data brought."""
+    responses = (record.outputs.get("response") for record in run.records() if record.ok)
+    return any(isinstance(response, Mapping) and "score" in response for response in responses)
+
+
+def named_lms(run: RunDir) -> dict[str, str]:
+    """The LM strings that a run's manifest names, by role: to be shown, and never to be obeyed.
+
+    Whoever wrote the run directory wrote them too; an address and a key's name in them are somebody else's.
+    """
+    for name in ("lms", "models"):
+        named: Any = run.manifest.get(name)
+        if isinstance(named, Mapping) and named:
+            return {str(role): str(text) for role, text in named.items()}
+    return {}
+
+
+def is_scored_offline(run: RunDir) -> bool:
+    """True if the offline LM gave the run's scores: they are counted then, and make no figure."""
+    roles = named_lms(run)
+    scoring = roles if is_judged(run) else {role: roles[role] for role in ("base", "critic") if role in roles}
+    return any(text.partition("?")[0] == "offline" for text in scoring.values())
+
+
+def as_json(run: RunDir) -> dict[str, Any]:
+    """What the scores of a run come to, as plain JSON types; of offline scores their counts alone.
+
+    Raises:
+        DataError: the run holds no scores.
+    """
+    found = findings(run)
+    if not is_scored_offline(run):
+        return {"findings": [each.to_json() for each in found]}
+    counts = [
+        {"criterion": each.criterion, "n": each.overall.n, "dropped": each.overall.dropped} for each in found
+    ]
+    return {"offline": True, "findings": counts}
+
+
+def lines(run: RunDir) -> Iterator[str]:
+    """What the scores of a run come to, as aligned text; of offline scores their counts alone.
+
+    Raises:
+        DataError: the run holds no scores.
+    """
+    found = findings(run)
+    if is_scored_offline(run):
+        yield from _aligned([("criterion", "scored"), *((e.criterion, _scored(e.overall)) for e in found)])
+        yield "the offline LM gave these scores, so they make no figures; name an LM to get some"
+        return
     rows = [("criterion", "group", "value", "95 % interval", "scored")]
     for each in found:
         rows.append((each.criterion, "all", *_cells(each.overall)))
-        rows += [("", _printable(name), *_cells(estimate)) for name, estimate in each.groups.items()]
+        rows += [("", name, *_cells(estimate)) for name, estimate in each.groups.items()]
         if each.gap:
             rows.append(("", "order gap", *_cells(each.gap)))
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    yield from _aligned(rows)
+    yield from _agreement_lines(found)
+
+
+def own_lines(run: RunDir) -> Iterator[str]:
+    """The figures of a run that has judgements of its own; nothing of any other run, or of offline ones."""
+    if has_judgements(run) and not is_scored_offline(run):
+        yield from lines(run)
+
+
+def _agreement_lines(found: Sequence[Finding]) -> Iterator[str]:
+    """Pearson's r with human scores: by group, over all, and the mean over groups."""
+    rows = [("pearson with human scores", "group", "r", "95 % interval", "scored")]
     for each in found:
         if each.agreement[0].reason == "no labels":
-            yield f"{each.criterion} and human scores: no labels"
             continue
-        for estimate in each.agreement:
-            value, interval, scored = _cells(estimate)
-            about = f" ({interval})" if interval else f" ({estimate.reason})" if estimate.reason else ""
-            yield f"{each.criterion} and human scores: {estimate.name} {value}{about}, {scored}"
+        estimates = {**each.agreement_by_group, "all": each.agreement[0]}
+        if len(each.agreement) > 1:
+            estimates["mean of groups"] = each.agreement[1]
+        for name, estimate in estimates.items():
+            first = each.criterion if name == next(iter(estimates)) else ""
+            rows.append((first, name, *_cells(estimate)))
+    if len(rows) > 1:
+        yield ""
+        yield from _aligned(rows)
+    unlabelled = [each.criterion for each in found if each.agreement[0].reason == "no labels"]
+    if unlabelled:
+        yield f"no human scores to compare with: {', '.join(unlabelled)}"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def _cells(estimate: Estimate) -> tuple[str, str, str]:
-    """Value, interval, and how many of those asked have a score."""
+    """Value, interval or why there is none, and how many of those asked have a score."""
+    has_interval = not math.isnan(estimate.low)
     return (
         "-" if math.isnan(estimate.value) else f"{estimate.value:.2f}",
-        "" if math.isnan(estimate.low) else f"{estimate.low:.2f} to {estimate.high:.2f}",
-        f"{estimate.n} of {estimate.n + estimate.dropped}",
+        f"{estimate.low:.2f} to {estimate.high:.2f}" if has_interval else estimate.reason or "",
+        _scored(estimate),
     )
 
 
-def _printable(text: str) -> str:
-    """Text without what would command the terminal."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+def _scored(estimate: Estimate) -> str:
+    return f"{estimate.n} of {estimate.n + estimate.dropped}"

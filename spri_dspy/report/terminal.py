@@ -1,6 +1,6 @@
 """What people look at: one example's trace, a run at a glance. Everything is drawn from a run directory.
 
-It knows records and rich; it decides nothing and computes no statistics (see scoring).
+It knows records and rich; it decides nothing and computes no statistics.
 """
 
 from __future__ import annotations
@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
-from unicodedata import category
 
 from spri_dspy.errors import DataError
 from spri_dspy.records import Record, Round, Verdict
 from spri_dspy.runs import RunDir
+from spri_dspy.screen import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
 _SHOWN = 20
 """Rows of a run shown at a glance; the run directory has them all."""
@@ -47,10 +48,7 @@ def pick(run: RunDir, example_id: str | None) -> Record:
 
 def trace(record: Record) -> Iterator[RenderableType]:
     """One example as it went: inputs, then draft, verdict, refinement, verdict ... for each stage, then the end."""
-    from rich.markup import escape
-    from rich.rule import Rule
-
-    yield Rule(f"[bold]{escape(record.id)}[/]" + (f" · {escape(record.group)}" if record.group else ""))
+    yield _title(record)
     for name, value in record.inputs.items():
         yield _block(name, str(value), "cyan")
     if record.error:
@@ -67,8 +65,8 @@ def trace(record: Record) -> Iterator[RenderableType]:
     for name, value in _kept(record):
         yield _block(f"{name}: kept", value, "green")
     for stage, reason in record.stop_reasons.items():
-        yield f"[bold]{escape(stage)}[/] ended: {reason}"
-    yield f"[dim]{escape(_usage(record))}[/]"
+        yield _text((stage, "bold"), f" ended: {reason}")
+    yield _text((_usage(record), "dim"))
 
 
 def _kept(record: Record) -> Iterator[tuple[str, str]]:
@@ -94,17 +92,24 @@ def _verdict(verdict: Verdict, attempt: int) -> RenderableType:
     return _block(f"critic: {score}{again}", verdict.feedback, "yellow")
 
 
+def _title(record: Record) -> RenderableType:
+    from rich.rule import Rule
+
+    return Rule(_text((record.id, "bold"), f" · {record.group}" if record.group else ""))
+
+
 def _block(title: str, text: str, colour: str) -> RenderableType:
     from rich.panel import Panel
+
+    return Panel(_text(text), title=_text((title, f"bold {colour}")), title_align="left", border_style=colour)
+
+
+def _text(*parts: str | tuple[str, str]) -> Text:
+    """Text of others, as it is: parts, or (part, style)."""
     from rich.text import Text
 
-    shown = Text(_printable(title), style=f"bold {colour}")
-    return Panel(Text(_printable(text)), title=shown, title_align="left", border_style=colour)
-
-
-def _printable(text: str) -> str:
-    """Text without what would command the terminal, and without halves of surrogate pairs."""
-    return "".join(c if c in "\n\t" or category(c) not in ("Cc", "Cs") else "\ufffd" for c in text)
+    shown = [(part, "") if isinstance(part, str) else part for part in parts]
+    return Text.assemble(*((printable(part), style) for part, style in shown))
 
 
 def _usage(record: Record) -> str:
@@ -118,17 +123,14 @@ def _usage(record: Record) -> str:
 
 def answers(records: Iterable[Record]) -> Iterator[RenderableType]:
     """Inputs and outputs of a few examples in full."""
-    from rich.markup import escape
-    from rich.rule import Rule
-
     for record in records:
-        yield Rule(f"[bold]{escape(record.id)}[/]")
+        yield _title(record)
         for name, value in record.inputs.items():
             yield _block(name, str(value), "cyan")
         for name, value in record.outputs.items():
             if isinstance(value, str):
                 yield _block(name, value, "green")
-        yield _block("error", record.error, "red") if record.error else f"[dim]{escape(_ends(record))}[/]"
+        yield _block("error", record.error, "red") if record.error else _text((_ends(record), "dim"))
 
 
 def glance(records: Iterable[Record]) -> Iterator[RenderableType]:
@@ -142,20 +144,19 @@ def glance(records: Iterable[Record]) -> Iterator[RenderableType]:
             shown.append(record)
     yield _table(shown)
     if total > _SHOWN:
-        yield f"[dim]... and {total - _SHOWN} more[/]"
+        yield _text((f"... and {total - _SHOWN:,} more", "dim"))
     counts = ", ".join(f"{n} {end}" for end, n in sorted(ends.items()))
-    yield f"{total - failed} done, {failed} failed" + (f": {counts}" if counts else "")
+    yield _text(f"{total - failed} done, {failed} failed" + (f": {counts}" if counts else ""))
 
 
 def _table(records: list[Record]) -> RenderableType:
     """One line an example; only the last column gives way where the terminal is narrow."""
     from rich.table import Table
-    from rich.text import Text
 
     stages = list(dict.fromkeys(stage for record in records for stage in record.stop_reasons))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("id", "group", *stages):
-        table.add_column(name, no_wrap=True, max_width=_WIDEST)
+        table.add_column(_text(name), no_wrap=True, max_width=_WIDEST)
     table.add_column("answer")
     for record in records:
         answer = record.error or str(
@@ -163,10 +164,10 @@ def _table(records: list[Record]) -> RenderableType:
         )
         cells = [record.id, record.group or "", *(_end(record, stage) for stage in stages)]
         row = [*cells, " ".join(answer.split())[:_LONGEST]]
-        table.add_row(
-            *(Text(_printable(cell), no_wrap=True, overflow="ellipsis") for cell in row),
-            style="red" if record.error else None,
-        )
+        shown = [_text(cell) for cell in row]
+        for cell in shown:
+            cell.no_wrap, cell.overflow = True, "ellipsis"
+        table.add_row(*shown, style="red" if record.error else None)
     return table
 
 

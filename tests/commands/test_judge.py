@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -39,6 +40,12 @@ def spri(monkeypatch, capsys):
     return call
 
 
+@pytest.fixture
+def real_judge(start_mock):
+    """A function that starts a model server and gives the LM string of its judge."""
+    return lambda: f"hosted_vllm/m?api_base={start_mock().base_url}"
+
+
 def judged(path="r"):
     """The one judged run beside a run."""
     (found,) = (RunDir.read(folder) for folder in sorted((RunDir.read(path).path / "judged").iterdir()))
@@ -53,9 +60,9 @@ def refused(found, *said):
         assert words in err, err
 
 
-def test_run_is_judged_and_told_by_criterion_and_group(spri):
+def test_run_is_judged_and_told_by_criterion_and_group(spri, real_judge):
     make_run(reappraised("a"), reappraised("b", "g2"), Record("c", {"post": POST}, error="CallError: no"))
-    code, out, err = spri("judge", "r")
+    code, out, err = spri("judge", "r", "--lm", f"judge={real_judge()}")
     assert code == 0, err
     table = [line.split() for line in out.splitlines()]
     assert table[0] == ["criterion", "group", "value", "95", "%", "interval", "scored"]
@@ -63,9 +70,9 @@ def test_run_is_judged_and_told_by_criterion_and_group(spri):
     assert [line[:2] for line in named[:4]] == [
         [n, "all"] for n in ("alignment", "empathy", "harmful", "factuality")
     ]
-    assert all(line[-3:] == ["2", "of", "2"] for line in named[:4])
+    assert all(line[-3:] == ["2", "of", "2"] for line in named[:2])
     assert [line[0] for line in table[2:4]] == ["g1", "g2"]
-    assert out.count("and human scores: no labels") == 4
+    assert out.endswith("no human scores to compare with: alignment, empathy, harmful, factuality\n")
     assert "1 examples of the run failed and were not judged" in err
     records = {r.id: r for r in judged().records()}
     assert set(records) == {"a", "b"}
@@ -91,9 +98,9 @@ def test_same_command_resumes_and_another_setting_is_another_judged_run(spri):
     with RunDir.create("r", RunDir.read("r").manifest) as run:
         run.append(reappraised("b"))
     code, out, err = spri("judge", "r")
-    assert code == 0 and "1 judged; 1 were judged before" in err and "2 of 2" in out
+    assert code == 0 and "1 example done; 1 finished before" in err and "2 of 2" in out
     code, _, err = spri("judge", "r", "--fresh")
-    assert code == 0 and "2 judged." in err
+    assert code == 0 and "2 examples done\n" in err
     spri("judge", "r", "--set", "swap=true")
     assert len(list((RunDir.read("r").path / "judged").iterdir())) == 2
 
@@ -106,15 +113,18 @@ def test_answers_of_a_run_made_anew_are_judged_anew(spri):
     ) as run:
         run.append(reappraised("a"))
     _, _, err = spri("judge", "r")
-    assert "1 judged." in err
+    assert "1 example done\n" in err
 
 
-def test_json_is_one_object_with_estimates(spri):
+def test_json_is_one_object_with_estimates(spri, start_mock):
     scores = (5, 1, 3, 4)
     make_run(
         *(answer_record(name, score) for name, score in zip("abcd", scores, strict=True)), task="rubrics"
     )
-    code, out, _ = spri("judge", "r", "--json")
+    replies = iter((1, 3, 5, 2))
+    mock = start_mock(reply=lambda messages, body: f"Feedback: so [RESULT] {next(replies)}")
+    lm = f"judge=hosted_vllm/m?api_base={mock.base_url}&format=result_tag"
+    code, out, _ = spri("judge", "r", "--judge", "generic", "--json", "--lm", lm)
     told = json.loads(out)
     assert code == 0 and out.count("\n") == 1
     assert (told["judge"], told["judge_version"], told["judged_run"]) == ("generic", "generic/1", "r")
@@ -139,9 +149,9 @@ def test_agreement_with_people_is_told(spri, start_mock):
         task="rubrics",
     )
     lm = f"judge=hosted_vllm/m?api_base={mock.base_url}&format=result_tag"
-    code, out, err = spri("judge", "r", "--lm", lm)
+    code, out, err = spri("judge", "r", "--judge", "generic", "--lm", lm)
     assert code == 0, err
-    assert "score and human scores: pearson 1.00" in out and "3 of 4" in out
+    assert ["score", "all", "1.00"] in [line.split()[:3] for line in out.splitlines()] and "3 of 4" in out
 
 
 def test_dry_run_says_what_it_takes_and_writes_nothing(spri):
@@ -242,16 +252,125 @@ def test_post_and_aim_are_the_instruction_of_a_generic_judge(spri):
     assert next(judged().records()).inputs["instruction"] == f"post:\n{POST}\n\naim:\nFind a next step."
 
 
-def test_judge_of_the_run_is_asked_if_none_is_named(spri):
-    make_run(reappraised(), lms={"base": "offline", "judge": "offline?seed=7"})
-    spri("judge", "r")
-    assert judged().manifest["lms"] == {"judge": "offline?seed=7"}
+# Whom the user names, and nobody else, is asked
+
+
+@pytest.mark.parametrize("arguments", [(), ("--dry-run",), ("--fresh",), ("--json",), ("--judge", "generic")])
+@pytest.mark.parametrize("base", ["offline", "hosted_vllm/their-model"])
+def test_judge_that_a_run_directory_names_gets_no_request_and_no_key(
+    spri, start_mock, monkeypatch, tmp_path, arguments, base
+):
+    """A run directory may come from somebody else: its manifest must not decide where a key goes."""
+    monkeypatch.setenv("SOME_TOKEN", "precious-0123456789")
+    mock = start_mock()
+    theirs = f"hosted_vllm/m?api_base={mock.base_url}&key_env=SOME_TOKEN"
+    lms = {"base": base, "critic": theirs, "judge": theirs}
+    run = make_run(reappraised(), reappraised("b"), lms=lms, models=lms)
+    code, _, err = spri("judge", run, *arguments)
+    assert mock.stats.received == 0
+    assert code == (0 if base == "offline" else 2), err
+    if "--dry-run" not in arguments:
+        assert f"this run names judge={theirs}: pass --lm judge=... to use it" in err
+    for path in tmp_path.rglob("*.json*"):
+        assert "precious" not in path.read_text()
+
+
+@pytest.mark.parametrize("command", [("show", "r"), ("export", "r", "--format", "sft"), ("run",)])
+def test_lms_of_a_manifest_get_no_request_from_other_commands(spri, start_mock, monkeypatch, command):
+    monkeypatch.setenv("SOME_TOKEN", "precious-0123456789")
+    mock = start_mock()
+    assert spri("run", "sft", "--limit", 2, "--run", "r")[0] == 0
+    path = RunDir.read("r").path / "manifest.json"
+    theirs = f"hosted_vllm/m?api_base={mock.base_url}&key_env=SOME_TOKEN"
+    manifest = json.loads(path.read_text()) | {"lms": {"base": theirs, "critic": theirs, "judge": theirs}}
+    path.write_text(json.dumps(manifest))
+    resume = ("run", "sft", "--limit", 3, "--run", "r")
+    assert spri(*(resume if command == ("run",) else command))[0] == 0
+    assert mock.stats.received == 0
+
+
+@pytest.mark.parametrize("manifest", [{}, {"lms": None, "models": {"base": "openai/gpt-4o"}}])
+@pytest.mark.parametrize("lm", [(), ("--lm", "judge=offline")])
+def test_offline_judge_of_a_real_run_is_refused_in_one_line(spri, manifest, lm):
+    make_run(reappraised(), lms={"base": "openai/gpt-4o", **manifest} if manifest == {} else manifest["lms"])
+    path = RunDir.read("r").path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | manifest))
+    refused(spri("judge", "r", *lm), "scores say nothing about openai/gpt-4o: pass --lm judge=PROVIDER/MODEL")
+    assert not (RunDir.read("r").path / "judged").exists()
+
+
+def test_dry_run_needs_no_key(spri):
+    make_run(reappraised(), lms={"base": "openai/gpt-4o"})
+    code, out, _ = spri("judge", "r", "--lm", "judge=openai/gpt-4o-mini", "--dry-run")
+    assert code == 0 and "judge: openai/gpt-4o-mini" in out
+    code, _, err = spri("judge", "r", "--lm", "judge=openai/gpt-4o-mini")
+    assert code == 3 and "set OPENAI_API_KEY" in err
+    assert not (RunDir.read("r").path / "judged").exists()
+
+
+# Runs that have judgements of their own
+
+
+@pytest.fixture
+def rubrics_run(tmp_path):
+    """A real LM's run of the rubrics task over two capabilities."""
+    given = [(1, 2), (3, 3), (5, 4), (4, 5)]
+    records = [
+        replace(
+            answer_record(f"{group}{n}", human), outputs=judgement(score), group=group, cluster=f"{group}{n}"
+        )
+        for group in ("grounding", "planning")
+        for n, (score, human) in enumerate(given)
+    ]
+    return make_run(*records, task="rubrics", lms={"base": "openai/gpt-4o"})
+
+
+def judgement(score):
+    return {"principles": rubric("the run's"), "response": {"feedback": "so", "score": score}}
+
+
+def test_own_figures_of_a_rubrics_run_are_told_without_a_call(spri, rubrics_run):
+    code, out, err = spri("judge", "r")
+    assert code == 0, err
+    table = [line.split() for line in out.splitlines()]
+    assert ["score", "all", "3.25"] in [line[:3] for line in table]
+    rows = table[
+        table.index(["pearson", "with", "human", "scores", "group", "r", "95", "%", "interval", "scored"]) :
+    ]
+    assert [row[0] for row in rows[2:]] == ["planning", "all", "mean"] and rows[1][:2] == [
+        "score",
+        "grounding",
+    ]
+    assert all(row[-3:] in (["4", "of", "4"], ["8", "of", "8"]) for row in rows[1:])
+    assert "the run's own judgements; no call was made" in err
+    assert "next: spri judge r --lm judge=PROVIDER/MODEL" in err
+    told = json.loads(spri("judge", "r", "--json")[1])
+    assert list(told["findings"][0]["agreement_by_group"]) == ["grounding", "planning"]
+    assert not (RunDir.read("r").path / "judged").exists()
+
+
+def test_rubrics_run_is_judged_anew_with_its_own_rubrics(spri, rubrics_run, real_judge):
+    code, _, err = spri("judge", "r", "--lm", f"judge={real_judge()}", "--limit", 2)
+    assert code == 0, err
+    assert judged().manifest["judge"] == "rubric" and judged().manifest["settings"]["rubric"] == "run"
+    assert all(r.inputs["rubric"].startswith("Is the run's city right?") for r in judged().records())
+
+
+def test_end_of_a_rubrics_run_tells_its_own_figures(spri, real_judge):
+    code, out, err = spri("run", "rubrics", "--run", "r", "--lm", f"base={real_judge()}&format=json")
+    assert code == 0, err
+    assert "pearson with human scores" in out and "mean of groups" in out
+    code, out, _ = spri("run", "rubrics", "--run", "off", "--limit", 3)
+    assert code == 0 and "3 done, 0 failed" in out
+    assert "pearson" not in out and "interval" not in out
+    code, out, _ = spri("judge", "off")
+    assert code == 0 and "pearson" not in out and "interval" not in out and "3 of 3" in out
 
 
 def test_instances_without_an_answer_are_passed_over_and_said(spri):
     written = Record("b", {"instruction": "x"}, {"principles": rubric("a")})
     make_run(answer_record(), written, task="rubrics")
-    code, out, err = spri("judge", "r")
+    code, out, err = spri("judge", "r", "--judge", "generic")
     assert code == 0 and "1 of 1" in out
     assert "1 examples of the run have no answer" in err
 
@@ -273,9 +392,10 @@ def test_failed_judgement_is_counted_and_ends_with_one(spri, tmp_path):
     make_run(answer_record("a"), answer_record("b"), task="rubrics")
     code, out, err = spri("judge", "r", "--judge", "broken.py:Broken")
     assert code == 1 and "1 failed; the same command with --retry-errors" in err
+    assert "failed: 1 CallError" in err
     assert "1 of 2" in out
     code, _, err = spri("judge", "r", "--judge", "broken.py:Broken", "--retry-errors")
-    assert code == 1 and "1 judged; 1 were judged before" in err
+    assert code == 1 and "1 example done; 1 finished before" in err
 
 
 def test_unknown_model_stops_at_once(spri, start_mock):
@@ -313,7 +433,10 @@ def test_leaky_run_is_refused_and_marked_if_allowed(spri):
         (("empty",), "empty has no answer to judge: none finished"),
         (("failed",), "failed has no answer to judge: 1 failed"),
         (("r", "--judge", "oracle"), "unknown judge 'oracle'; known: generic, reappraisal, rubric"),
-        (("r", "--judge", "rubric"), "the judge rubric needs a rubric: --set rubric=label"),
+        (
+            ("r", "--judge", "rubric"),
+            "the judge rubric needs a rubric: --set rubric=run (the run's own), label",
+        ),
         (("r", "--judge", "rubric", "--set", "rubric=gone.txt"), "no such rubric: 'gone.txt'"),
         (("r", "--set", "rubric=label"), "the judge reappraisal takes no rubric; --judge rubric does"),
         (("r", "--set", "reference=true"), "takes no reference answer"),
@@ -361,7 +484,8 @@ def test_built_in_examples_go_from_run_to_estimates(spri):
     assert spri("run", "reappraisal", "--limit", 2, "--run", "r")[0] == 0
     code, out, err = spri("judge", "r", "--set", "swap=true")
     assert code == 0, err
-    assert "order gap" in out and "2 of 2" in out
+    assert "order gap" not in out and "interval" not in out and "2 of 2" in out, "offline makes no figures"
+    assert all("gap" in r.outputs["details"]["alignment"] for r in judged().records())
 
 
 @pytest.mark.parametrize(
@@ -380,4 +504,9 @@ def test_real_rows_go_from_run_to_estimates(spri, tmp_path, task, file, asked):
     judge = ("--judge", "rubric") if task == "rubrics" else ()
     code, out, err = spri("judge", "r", *judge, *settings)
     assert code == 0, err
-    assert "3 of 3" in out and ("order gap" in out) == ("swap=true" in asked)
+    assert "3 of 3" in out
+    assert all(
+        ("gap" in r.outputs["details"]["score"]) == ("swap=true" in asked)
+        for r in judged().records()
+        if task != "reappraisal"
+    )

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from spri_dspy.commands import run as jobs
+from spri_dspy.commands.run import RunRequest, plan
 from spri_dspy.export.formats import export_run
 from spri_dspy.records import Round, Usage, Verdict
 from spri_dspy.runs import RunDir
@@ -115,8 +115,8 @@ def test_no_key_address_or_path_of_the_machine_goes_out(tmp_path, monkeypatch, f
         "base": "hosted_vllm/writer?api_base=http://gpu-7.lan:8000/v1&key_env=ANAS_KEY&temperature=0.3",
         "critic": f"replay/{tmp_path}/recorded",
     }
-    job = jobs.plan(jobs.Request(task="rubrics", data=f"hf:{data}", lms=lms))
-    manifest = {**job.manifest, "settings": {"recipe": f"{tmp_path}/recipe.toml", "model": "lab/m"}}
+    planned = plan(RunRequest(task="rubrics", data=f"hf:{data}", lms=lms))
+    manifest = {**planned.manifest, "settings": {"recipe": f"{tmp_path}/recipe.toml", "model": "lab/m"}}
     rubric = {"criteria": "c"} | {f"score{n}_description": str(n) for n in range(1, 6)}
     outputs = {"principles": rubric, "response": "Padlock."}
     run = make_run(tmp_path / "run", make_record("a", 5, outputs=outputs), **manifest)

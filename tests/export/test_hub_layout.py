@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from spri_dspy.commands import run as jobs
+from spri_dspy.commands.run import RunRequest, plan
 from spri_dspy.errors import DataError
 from spri_dspy.tasks import load_task
 
@@ -121,9 +121,9 @@ def test_one_answer_twice_is_refused_with_its_place(biggen):
 
 
 def test_a_rubrics_run_writes_one_rubric_an_instance(biggen, tmp_path):
-    job = jobs.plan(jobs.Request(task="rubrics", data=f"hf:{biggen}:human_eval"))
-    with job.open(tmp_path / "run") as run:
-        jobs.execute(job, run)
+    planned = plan(RunRequest(task="rubrics", data=f"hf:{biggen}:human_eval"))
+    with planned.open(tmp_path / "run") as run:
+        planned.execute(run)
         records = list(run.records())
     rubrics = {(record.cluster, json.dumps(record.outputs["principles"])) for record in records}
     assert len(records) == 6 and len(rubrics) == 2

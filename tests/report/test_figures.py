@@ -5,7 +5,7 @@ import pytest
 import spri_dspy as spri
 from spri_dspy.metrics.set_level import pearson
 from spri_dspy.records import Record
-from spri_dspy.report.figures import criteria_of, finding_lines, findings, scores_of
+from spri_dspy.report.figures import as_json, criteria_of, findings, lines, own_lines, scores_of
 from spri_dspy.runs import RunDir
 
 
@@ -89,21 +89,56 @@ def test_findings_hold_means_coverage_groups_agreement_and_gap(tmp_path):
     assert {name: e.value for name, e in found.groups.items()} == {"g1": 2.5, "g2": 4.0}
     assert found.agreement[0].value == pytest.approx(1.0)
     assert (found.gap.value, found.gap.n, found.gap.dropped) == (pytest.approx(2 / 3), 3, 1)
-    lines = list(finding_lines([found]))
-    assert lines[1].split()[:3] == ["score", "all", "3.00"] and lines[1].endswith("3 of 4")
-    assert any("order gap" in line for line in lines)
-    assert any("pearson 1.00" in line for line in lines)
+    table = [line.split() for line in lines(RunDir.read(run))]
+    assert table[1][:3] == ["score", "all", "3.00"] and table[1][-3:] == ["3", "of", "4"]
+    assert ["order", "gap"] in [line[:2] for line in table]
+    pearson_rows = [line for line in table if line and line[0] in ("g1", "g2", "all", "mean", "score")][-4:]
+    assert [row[-3:] for row in pearson_rows] == [
+        ["2", "of", "2"],
+        ["1", "of", "2"],
+        ["3", "of", "4"],
+        ["0", "of", "4"],
+    ]
 
 
 def test_share_of_a_yes_or_no_criterion_has_an_interval_at_zero(tmp_path):
-    run = make_run(tmp_path / "r", *(judged(name, harmful=0.0) for name in "abcd"), judge="reappraisal")
+    records = [judged(name, harmful=0.0) for name in "abcd"]
+    run = make_run(tmp_path / "r", *records, judge="reappraisal", shares=["harmful"])
     (found,) = findings(run)
     assert (found.overall.name, found.overall.value) == ("share", 0.0)
     assert 0.3 < found.overall.high < 0.7
 
 
-def test_group_of_the_data_cannot_command_the_terminal(tmp_path):
-    run = make_run(
-        tmp_path / "r", judged("a", "\x1b[31mred", score=2), judged("b", "g", score=3), judge="generic"
-    )
-    assert not any("\x1b" in line for line in finding_lines(findings(run)))
+def test_ratings_that_are_all_one_are_a_mean_and_no_share(tmp_path):
+    """A run of scores 1 on a scale of 1 to 5 was told as a share with an interval of 0.34 to 1.00."""
+    run = make_run(tmp_path / "r", *(judged(name, score=1.0) for name in "abc"), judge="generic", shares=[])
+    (found,) = findings(run)
+    assert (found.overall.name, found.overall.value) == ("mean", 1.0)
+    assert not 0.3 < found.overall.low < 0.4
+
+
+def test_correlation_is_told_by_capability_and_as_their_mean(tmp_path):
+    given = [("a", 1, 2), ("b", 3, 3), ("c", 5, 4), ("d", 2, 5)]
+    records = [judgement(f"{g}{n}", value, human, group=g) for g in ("g1", "g2") for n, value, human in given]
+    run = make_run(tmp_path / "r", *records, lms={"base": "openai/gpt-4o-mini"})
+    (found,) = findings(run)
+    assert list(found.agreement_by_group) == ["g1", "g2"]
+    text = "\n".join(own_lines(RunDir.read(run)))
+    for name in ("g1", "g2", "all", "mean of groups"):
+        assert any(name in line and "0.38" in line for line in text.splitlines()), text
+
+
+def test_scores_of_the_offline_lm_are_counted_and_make_no_figure(tmp_path):
+    records = [judgement(name, score, 3) for name, score in zip("abcd", (1, 5, 2, None), strict=True)]
+    run = RunDir.read(make_run(tmp_path / "r", *records, lms={"base": "offline?seed=3"}))
+    assert as_json(run) == {"offline": True, "findings": [{"criterion": "score", "n": 3, "dropped": 1}]}
+    told = list(lines(run))
+    assert told[1].split() == ["score", "3", "of", "4"]
+    assert not any("pearson" in line or "interval" in line for line in told)
+    assert list(own_lines(run)) == []
+
+
+def test_real_judge_of_offline_answers_makes_figures(tmp_path):
+    manifest = {"judge": "generic", "lms": {"judge": "openai/gpt-4o"}}
+    run = RunDir.read(make_run(tmp_path / "r", judged("a", score=2), judged("b", score=4), **manifest))
+    assert as_json(run)["findings"][0]["overall"]["value"] == 3.0

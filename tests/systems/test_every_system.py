@@ -9,7 +9,7 @@ import dspy
 import pytest
 
 import spri_dspy as spri
-from spri_dspy.commands import run as jobs
+from spri_dspy.commands.run import RunRequest, plan
 from spri_dspy.runs import RunDir
 from spri_dspy.systems import load_system
 from tests.data import data_file
@@ -50,7 +50,7 @@ def rows_for(task, system):
 
 def run(path, task, system, settings=None, **request):
     """Three examples, offline; the records."""
-    asked = jobs.Request(
+    asked = RunRequest(
         task=task,
         system=system,
         settings=settings or {},
@@ -59,9 +59,9 @@ def run(path, task, system, settings=None, **request):
         lms={"base": "offline"},
         **request,
     )
-    job = jobs.plan(asked)
-    with job.open(path) as directory:
-        summary = jobs.execute(job, directory)
+    planned = plan(asked)
+    with planned.open(path) as directory:
+        summary = planned.execute(directory)
     assert (summary.done, summary.failed) == (3, 0)
     return list(RunDir.read(path).records())
 
@@ -197,11 +197,9 @@ def test_flask_judges_real_instances_by_their_capability(tmp_path):
     scored = [row for row in real if row["capability"] != "multilingual"][::200][:3]
     rows = [{**row, "response": row["reference_answer"]} for row in scored]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    asked = jobs.Request(
-        task="rubrics", system="flask", data=tmp_path / "rows.jsonl", lms={"base": "offline"}
-    )
-    job = jobs.plan(asked)
-    with job.open(tmp_path / "run") as directory:
-        summary = jobs.execute(job, directory)
+    asked = RunRequest(task="rubrics", system="flask", data=tmp_path / "rows.jsonl", lms={"base": "offline"})
+    planned = plan(asked)
+    with planned.open(tmp_path / "run") as directory:
+        summary = planned.execute(directory)
         assert (summary.done, summary.failed) == (3, 0)
         assert all(1 <= record.outputs["response"]["score"] <= 5 for record in directory.records())

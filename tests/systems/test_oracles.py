@@ -3,7 +3,7 @@
 import pytest
 
 import spri_dspy as spri
-from spri_dspy.commands import run as jobs
+from spri_dspy.commands.run import RunRequest, plan
 from spri_dspy.tasks.reappraisal import dimensions
 from spri_dspy.tasks.rubrics import Rubric
 from tests.systems.heard import ANSWERED, ASKED, POST, drafted, judged, make, rewritten
@@ -58,4 +58,4 @@ def test_response_of_the_data_set_is_returned_without_a_call():
 def test_example_without_the_label_is_refused_before_anything_runs(tmp_path, task, system, row, label):
     (tmp_path / "rows.jsonl").write_text(row)
     with pytest.raises(spri.UsageError, match=f"has no {label}, which this system is shown"):
-        jobs.plan(jobs.Request(task=task, system=system, data=tmp_path / "rows.jsonl"))
+        plan(RunRequest(task=task, system=system, data=tmp_path / "rows.jsonl"))

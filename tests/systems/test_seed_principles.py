@@ -8,7 +8,7 @@ import dspy
 import pytest
 
 import spri_dspy as spri
-from spri_dspy.commands import run as jobs
+from spri_dspy.commands.run import RunRequest, plan
 from spri_dspy.systems import load_system
 from spri_dspy.systems.seed_principles import similarities
 from spri_dspy.tasks.rubrics import Rubric
@@ -88,7 +88,7 @@ def test_leak_guard_sees_the_seeds(tmp_path):
     row = {"instruction": SEEDS[3]["instruction"], "response": "r"}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
     with pytest.raises(spri.LeakError):
-        jobs.plan(jobs.Request(task="rubrics", system="seed_principles", data=tmp_path / "rows.jsonl"))
+        plan(RunRequest(task="rubrics", system="seed_principles", data=tmp_path / "rows.jsonl"))
 
 
 def test_unknown_choice_and_missing_seeds_are_refused():

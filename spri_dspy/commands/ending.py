@@ -1,0 +1,62 @@
+"""What every command says at its end: what was done, what it took, what failed, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from spri_dspy.bulk import Summary
+from spri_dspy.commands.execution import Execution
+from spri_dspy.progress import Progress, Totals
+from spri_dspy.runs import RunDir
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the execution of a plan ended.
+
+    Attributes:
+        summary: examples done now, and finished before.
+        totals: what those done now took and came to.
+        failed: examples whose last record is a failure, those of earlier starts included.
+    """
+
+    summary: Summary
+    totals: Totals
+    failed: int
+
+    def lines(self) -> Iterator[str]:
+        """The same for people, a line each."""
+        done, skipped = self.summary.done, self.summary.skipped
+        before = f"; {skipped:,} finished before" if skipped else ""
+        yield f"{done:,} example{'' if done == 1 else 's'} done{before}"
+        if done:
+            yield from self.totals.lines()
+        if self.failed:
+            yield f"{self.failed:,} failed; the same command with --retry-errors tries these once more"
+
+
+def execute_watched(plan: Any, directory: RunDir, how: Execution) -> Ending:
+    """Execute a run's or a judge's plan, with its progress on stderr."""
+    finished = directory.finished(retry_errors=how.retry_errors)
+    with Progress(plan.total, done=min(len(finished), plan.total), prices=plan.prices) as progress:
+        summary = plan.execute(directory, how, on_record=progress.add)
+    failed = len(directory.finished() - directory.finished(retry_errors=True))
+    return Ending(summary, progress.totals, failed)
+
+
+def show_command(directory: RunDir) -> list[str]:
+    """The command that shows an example worth a look: one that failed, else one that was refined, else any."""
+    refined = failed = first = None
+    for record in directory.records():
+        first = first or record
+        refined = refined or (record if len(record.trace) > 2 else None)
+        if not record.ok:
+            failed = record
+            break
+    chosen = failed or refined or first
+    return (
+        [] if chosen is None else [f"spri show {shlex.quote(str(directory.path))} {shlex.quote(chosen.id)}"]
+    )

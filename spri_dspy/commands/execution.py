@@ -1,0 +1,118 @@
+"""How planned work is carried out: what it may spend, how much of it goes on at once, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from spri_dspy.bulk import Summary, check_deadline, run_bulk
+from spri_dspy.errors import UnknownNameError, UsageError
+from spri_dspy.lms.budget import LIMITS, Budget
+from spri_dspy.records import Record
+from spri_dspy.runs import RunDir
+from spri_dspy.tasks import Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How work is carried out. Nothing of it changes what comes out.
+
+    Attributes:
+        concurrency: LM calls in flight at most, per LM.
+        retry_errors: run examples that failed before once more.
+        budget: what may be spent, None for no limit; plans that are executed with one budget share it.
+        deadline: seconds of its own after which an example is given up; None for never.
+        executor: "local", "ray" (on this machine) or "ray:ADDRESS" (a running cluster).
+        workers: actors on Ray; one a CPU by default.
+    """
+
+    concurrency: int = 16
+    retry_errors: bool = False
+    budget: Budget | None = None
+    deadline: float | None = None
+    executor: str = "local"
+    workers: int | None = None
+
+    def check(self, lms: Iterable[Any]) -> None:
+        """Refuse what cannot be carried out, before anything is written.
+
+        Args:
+            lms: the LMs that are asked, or their parsed strings.
+
+        Raises:
+            UsageError: a number out of range, dollars limited where a price is unknown, an unknown executor, or a
+                setting that the executor has not.
+            PrerequisiteError: Ray is asked for and not installed.
+        """
+        if self.concurrency < 1:
+            raise UsageError(f"--concurrency must be at least 1, not {self.concurrency}")
+        check_deadline(self.deadline)
+        if self.executor != "local":
+            self._check_ray()
+        elif self.workers is not None:
+            raise UsageError("--workers is for --executor ray; leave it out")
+        if self.budget is not None:
+            self.budget.check(lms)
+
+    def _check_ray(self) -> None:
+        if self.executor.partition(":")[0] != "ray":
+            raise UnknownNameError("executor", self.executor, ["local", "ray", "ray:ADDRESS"])
+        limits = {name: getattr(self.budget, name, None) for name in LIMITS} | {"deadline": self.deadline}
+        refused = [name for name, limit in limits.items() if limit is not None]
+        if refused:
+            flags = " and ".join(f"--{name.replace('_', '-')}" for name in refused)
+            raise UsageError(f"{flags}: only the local executor keeps this; leave it out with ray")
+        from spri_dspy.ray_executor import find_ray
+
+        find_ray()
+
+    def run(
+        self,
+        program: Any,
+        examples: Iterable[Example],
+        directory: RunDir,
+        *,
+        on_record: Callable[[Record], None] | None = None,
+        make_program: Callable[[], Any] | None = None,
+    ) -> Summary:
+        """Run a program over examples; finished ones are skipped.
+
+        Args:
+            program: with its LMs.
+            examples: read lazily.
+            directory: open for writing.
+            on_record: called with each new record, after it is written.
+            make_program: makes the program anew, for workers on other machines; needed for Ray.
+
+        Raises:
+            SpriError: as `check`, `bulk.arun_bulk` and `ray_executor.run_on_ray` say.
+        """
+        settings: dict[str, Any] = {
+            "concurrency": self.concurrency,
+            "retry_errors": self.retry_errors,
+            "on_record": on_record,
+        }
+        if self.executor == "local":
+            limits = {"budget": self.budget, "deadline": self.deadline}
+            return run_bulk(program, examples, directory, **settings, **limits)
+        from spri_dspy.ray_executor import run_on_ray
+
+        if make_program is None:
+            raise UsageError(f"this runs on this machine only; leave --executor {self.executor} out")
+        address = self.executor.partition(":")[2] or None
+        return run_on_ray(
+            make_program, examples, directory, address=address, workers=self.workers, **settings
+        )
+
+
+def budget_of(
+    max_calls: int | None = None, max_tokens: int | None = None, max_usd: float | None = None
+) -> Budget | None:
+    """A budget of these limits; None if there are none.
+
+    Raises:
+        UsageError: a limit is not above 0.
+    """
+    limits = (max_calls, max_tokens, max_usd)
+    return Budget(*limits) if any(limit is not None for limit in limits) else None

@@ -1,0 +1,80 @@
+"""What work would take, told before anything is paid: calls, tokens and, where prices are known, dollars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from spri_dspy.errors import UsageError
+from spri_dspy.lms.budget import price_of
+from spri_dspy.lms.spec import LMSpec
+from spri_dspy.progress import dollars
+
+NOTHING_DONE = "nothing was run and nothing was written"
+"""The last line of every forecast."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What work would take.
+
+    Attributes:
+        headline: what is to be done, in one line.
+        facts: the same as JSON fields, such as task and number of examples.
+        lms: LM strings by role.
+        calls: LM calls: fewest, most, and typical where it is known.
+        input_tokens, output_tokens: of a typical course.
+        usd: of the same; None where a price is unknown.
+    """
+
+    headline: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    lms: Mapping[str, str]
+    calls: Mapping[str, int]
+    input_tokens: int
+    output_tokens: int
+    usd: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain JSON types."""
+        return {
+            **self.facts,
+            "lms": dict(self.lms),
+            "calls": dict(self.calls),
+            "input_tokens_typical": self.input_tokens,
+            "output_tokens_typical": self.output_tokens,
+            "usd_typical": self.usd,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """The same for people."""
+        yield self.headline
+        yield from lm_lines(self.lms)
+        typical = f", typically {self.calls['typical']:,}" if "typical" in self.calls else ""
+        yield f"LM calls: {self.calls['fewest']:,} to {self.calls['most']:,}{typical}"
+        cost = "no known price" if self.usd is None else f"about {dollars(self.usd)}"
+        yield f"tokens: about {self.input_tokens:,} in, {self.output_tokens:,} out; {cost}"
+        yield NOTHING_DONE
+
+
+def lm_lines(lms: Mapping[str, str]) -> Iterator[str]:
+    """One line a role."""
+    yield from (f"{role}: {lm}" for role, lm in lms.items())
+
+
+def price_evenly(specs: Iterable[LMSpec]) -> tuple[float, float] | None:
+    """Dollars a token in and out if the LMs share the calls evenly, as base and critic nearly do.
+
+    None if a price is unknown.
+    """
+    try:
+        prices = [price_of(spec) for spec in specs]
+    except UsageError:
+        return None
+    return sum(price for price, _ in prices) / len(prices), sum(price for _, price in prices) / len(prices)
+
+
+def cost(prices: tuple[float, float] | None, input_tokens: float, output_tokens: float) -> float | None:
+    """Dollars for so many tokens, None if the price is unknown."""
+    return None if prices is None else prices[0] * input_tokens + prices[1] * output_tokens

@@ -1,0 +1,190 @@
+"""How far a run is, what it took so far, and at its end what it took in all.
+
+    with Progress(total=400, prices={"base": (0.15e-6, 0.6e-6)}) as progress:
+        spri.run_bulk(program, examples, "runs/mine", on_record=progress.add)
+    progress.totals.lines()
+
+On a terminal a bar that moves, elsewhere a line now and then, both on stderr. It knows records and prices; it knows no
+run and no program.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from spri_dspy.records import Record, Usage
+from spri_dspy.screen import console, say
+
+SAY_EVERY_SECONDS = 30.0
+"""Where there is no terminal."""
+
+
+@dataclass
+class Totals:
+    """What records came to; `add` counts one more.
+
+    Attributes:
+        prices: dollars a token in and out, by role; a role that is missing has no known price.
+        examples, failed: how many records, and how many of these are of examples that failed.
+        usage: calls and tokens of all roles.
+        usd: dollars of the same, None once a call had no known price.
+        stop_reasons: how often each stage ended in which way, such as "response accepted".
+        failures: how often each kind of error, such as "UnreadableAnswer".
+        flags: how often each flag of a record, such as "truncated:response".
+        seconds: since the first was waited for.
+    """
+
+    prices: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    examples: int = 0
+    failed: int = 0
+    usage: Usage = field(default_factory=Usage)
+    usd: float | None = 0.0
+    stop_reasons: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    flags: Counter[str] = field(default_factory=Counter)
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Since these totals were made."""
+        return time.monotonic() - self.started
+
+    def add(self, record: Record) -> None:
+        """Count a record."""
+        self.examples += 1
+        self.stop_reasons.update(f"{stage} {reason}" for stage, reason in record.stop_reasons.items())
+        self.flags.update(getattr(record, "flags", ()))
+        if record.error is not None:
+            self.failed += 1
+            self.failures[record.error.partition(":")[0]] += 1
+        for role, used in record.usage.items():
+            self.usage += used
+            if role in self.prices and self.usd is not None:
+                price_in, price_out = self.prices[role]
+                self.usd += used.input_tokens * price_in + used.output_tokens * price_out
+            elif used.calls:
+                self.usd = None
+
+    def spent(self) -> str:
+        """Calls with their rate, tokens and dollars, in a few words."""
+        rate = self.usage.calls / max(self.seconds, 1e-9)
+        tokens = self.usage.input_tokens + self.usage.output_tokens
+        usd = "" if self.usd is None else f", {dollars(self.usd)}"
+        return f"{self.usage.calls:,} calls ({rate:.1f}/s), {short_count(tokens)} tokens{usd}"
+
+    def lines(self) -> Iterator[str]:
+        """What it came to: calls, tokens, dollars and time; then failures and flags, where there were any."""
+        used, plural = self.usage, "" if self.usage.calls == 1 else "s"
+        cached = f" and {used.cached:,} from the cache" if used.cached else ""
+        usd = "no known price" if self.usd is None else dollars(self.usd)
+        yield (
+            f"{used.calls:,} LM call{plural}{cached}, {used.input_tokens:,} tokens in, {used.output_tokens:,} out, "
+            f"{usd}, {self.seconds:.1f} s"
+        )
+        if self.failures:
+            yield "failed: " + counted(self.failures)
+        if self.flags:
+            yield "flagged answers: " + counted(self.flags)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain JSON types."""
+        return {
+            "examples": self.examples,
+            "failed": self.failed,
+            "calls": self.usage.calls,
+            "cached": self.usage.cached,
+            "input_tokens": self.usage.input_tokens,
+            "output_tokens": self.usage.output_tokens,
+            "usd": self.usd,
+            "seconds": round(self.seconds, 1),
+            "stop_reasons": dict(self.stop_reasons),
+            "failures": dict(self.failures),
+            "flags": dict(self.flags),
+        }
+
+
+class Progress:
+    """Shows how far work is; a context manager.
+
+    Args:
+        total: examples in all, None where it is not known.
+        done: of these, finished before.
+        what: what is counted, in the plural.
+        prices: as for `Totals`.
+    """
+
+    def __init__(
+        self,
+        total: int | None,
+        *,
+        done: int = 0,
+        what: str = "examples",
+        prices: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
+        self.totals = Totals(prices or {})
+        self._total, self._done, self._what = total, done, what
+        self._said_at = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            self._bar = _bar()
+            self._task = self._bar.add_task(self._what, total=self._total, completed=self._done, spent="")
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def add(self, record: Record) -> None:
+        """Count a record that is finished."""
+        self._done += 1
+        self.totals.add(record)
+        failed = f", {self.totals.failed:,} failed" if self.totals.failed else ""
+        if self._bar is not None:
+            self._bar.update(self._task, advance=1, spent=f"{self.totals.spent()}{failed}")
+        elif time.monotonic() - self._said_at >= SAY_EVERY_SECONDS:
+            self._said_at = time.monotonic()
+            of = "" if self._total is None else f" of {self._total:,}"
+            say(f"{self._done:,}{of} {self._what}; {self.totals.spent()}{failed}")
+
+
+def _bar() -> Any:
+    """A bar of rich's: how many, how long to go, what was spent. Text may give way where the terminal is narrow."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[spent]}", markup=False, table_column=Column(no_wrap=True)),
+        console=console(stderr=True),
+        expand=True,
+    )
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Counts in words, the most frequent first: "3 UnreadableAnswer, 1 CallError"."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {name}" for name, count in ordered)
+
+
+def short_count(number: int) -> str:
+    """A number in few letters: 950, 12.3k, 4.56M."""
+    if number < 10_000:
+        return f"{number:,}"
+    return f"{number / 1e3:.1f}k" if number < 1e6 else f"{number / 1e6:.2f}M"
+
+
+def dollars(usd: float) -> str:
+    """An amount; of less than a cent, two digits that say something."""
+    return f"${usd:.2f}" if usd >= 0.01 or not usd else f"${usd:.2g}"

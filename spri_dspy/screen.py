@@ -1,0 +1,166 @@
+"""What reaches the terminal: results on stdout, talk on stderr, and nothing in either that would command it.
+
+Ids, field and file names, errors of servers and answers of LMs are text of others. Everything printed passes
+`printable`, be it a line, JSON or what rich lays out; markup is off, so that `[red]` in a text is `[red]`.
+It knows text and streams; it knows no run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from spri_dspy.errors import PrerequisiteError
+from spri_dspy.redaction import redact
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+
+WIDTH = 120
+"""Columns where there is no terminal."""
+
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters less tab and line feed; 9b alone starts a command
+    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"  # what turns the reading direction or breaks lines
+    "\ud800-\udfff]"  # halves of surrogate pairs
+)
+
+
+def printable(text: str) -> str:
+    """Text without what would command the terminal; each such character becomes U+FFFD."""
+    return _UNSAFE.sub("\ufffd", text)
+
+
+def one_line(text: str) -> str:
+    """Printable text in one line: a file's name or a server's error may hold line breaks."""
+    return printable(" ".join(text.split()))
+
+
+def say(*lines: str, who: str = "spri") -> None:
+    """Talk on stderr, one line each, without keys."""
+    for line in lines:
+        sys.stderr.write(f"{who}: {one_line(redact(line))}\n")
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Results on stdout, as lines."""
+    for line in lines:
+        with _printing():
+            sys.stdout.write(printable(line) + "\n")
+
+
+def print_json(value: Any) -> None:
+    """A result on stdout as one line of JSON.
+
+    What would command a terminal is escaped, which changes no value; so are all other letters where the output is
+    not UTF-8.
+    """
+    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(value, ensure_ascii=not is_utf8)
+    with _printing():
+        sys.stdout.write(_UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
+
+
+def print_parts(parts: Iterable[RenderableType]) -> None:
+    """Results on stdout, as rich lays them out."""
+    shown = console()
+    for part in parts:
+        with _printing():
+            shown.print(part)
+
+
+def flush() -> None:
+    """Hand over what is printed."""
+    with _printing():
+        sys.stdout.flush()
+
+
+def stop_printing() -> None:
+    """Drop what cannot be printed any more, so that the end of Python does not try once more."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def _printing() -> Iterator[None]:
+    """Say in one line that there is no room for the output."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        stop_printing()
+        raise PrerequisiteError(
+            f"the output cannot be written: {error.strerror}; what was run before is kept"
+        ) from None
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console of rich's that shows text of others as it is, and obeys none of it."""
+    from rich.console import Console
+
+    class Shown(Console):
+        def render(
+            self, renderable: RenderableType, options: ConsoleOptions | None = None
+        ) -> Iterable[Segment]:
+            for segment in super().render(renderable, options):
+                safe = segment.text if segment.control else printable(segment.text)
+                yield segment if safe == segment.text else segment._replace(text=safe)
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else WIDTH
+    return Shown(stderr=stderr, highlight=False, emoji=False, markup=False, width=width)
+
+
+def claim_streams() -> bool:
+    """Make stdout and stderr fit to be written to; False if stdout is closed, so that results have no place to go.
+
+    A closed descriptor would be given to the next file that is opened, and what is printed would end up in it.
+    """
+    is_open = sys.stdout is not None
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_WRONLY)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            stream = io.TextIOWrapper(io.FileIO(number, "w", closefd=False), "utf-8", line_buffering=True)
+            setattr(sys, name, stream)
+        reconfigure = getattr(getattr(sys, name), "reconfigure", None)
+        if reconfigure is not None:  # what a terminal cannot show is escaped, not a crash
+            reconfigure(errors="backslashreplace")
+    return is_open
+
+
+def show_log_lines(verbose: bool) -> None:
+    """Show this package's own log lines on stderr: warnings, and with `verbose` every call. Nobody else's.
+
+    Where logging is set up already, it is left as it is.
+    """
+    ours = logging.getLogger("spri_dspy")
+    ours.setLevel(logging.DEBUG if verbose else logging.WARNING)
+    if logging.root.handlers:
+        return
+    logging.root.addHandler(logging.NullHandler())  # or Python prints warnings of others by itself
+    ours.addHandler(_LogLines())
+    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):  # these bring handlers of their own
+        logging.getLogger(name).disabled = True
+
+
+class _LogLines(logging.Handler):
+    """Writes each record as one line to stderr as it is at that moment: a progress bar may stand in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(Exception):
+            say(record.getMessage())
