@@ -23,8 +23,10 @@ How `read_score` decides:
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 _WORD = r"(?:score|rating|result)"
 _OVERALL = r"(?:overall|final|total)"
@@ -131,6 +133,70 @@ def read_choice(text: str, choices: Sequence[str]) -> str | None:
     first = read(re.match(mark + choice + stop, answer, re.IGNORECASE))
     last = read(re.fullmatch(mark + choice + r"(?!\w)" + mark, _last_line(answer), re.IGNORECASE))
     return (first or last) if first is None or last is None or first == last else None
+
+
+DEEPEST = 20
+"""Brackets in brackets that any answer needs."""
+
+LONGEST_REPAIR = 20_000
+"""Characters of damaged JSON that are repaired; that takes about a second at worst."""
+
+MOST_BRACKETS = 100_000
+"""Brackets of one text; more are no answer."""
+
+MOST_OBJECTS = 100
+"""Objects of one text that are read."""
+
+_JSON = json.JSONDecoder(strict=False)
+
+
+def read_objects(text: str) -> list[dict[str, Any]]:
+    """Read the JSON objects that stand in a text one after another, and pass over what stands around them.
+
+    One that is cut off inside its last text is closed; a text that is damaged otherwise is repaired if it is short.
+
+    Raises:
+        ValueError: there is none, it nests deeper than DEEPEST, or is damaged and longer than LONGEST_REPAIR.
+    """
+    text = text[text.find("{") if "{" in text else len(text) :].rstrip()
+    if not text:
+        raise ValueError("no JSON object")
+    brackets, depth = re.findall(r"[][{}]", text), 0
+    for bracket in brackets[:MOST_BRACKETS]:
+        depth = max(depth + (1 if bracket in "[{" else -1), 0)
+        if depth > DEEPEST:
+            raise ValueError(f"brackets nest deeper than {DEEPEST}")
+    if len(brackets) > MOST_BRACKETS:
+        raise ValueError(f"more than {MOST_BRACKETS:,} brackets")
+    found: list[Any] = []
+    at = 0
+    while len(found) < MOST_OBJECTS and (at := text.find("{", at)) >= 0:
+        value, at = _decoded(text, at)
+        if value is None:
+            break
+        found.append(value)
+    is_damaged = at >= 0 and len(found) < MOST_OBJECTS
+    if is_damaged and len(text) <= LONGEST_REPAIR:
+        import json_repair
+
+        try:
+            repaired: Any = json_repair.loads(text)
+        except RecursionError:
+            raise ValueError("damaged JSON, and too deep to be repaired") from None
+        found = repaired if isinstance(repaired, list) else [repaired]
+    elif not found:
+        raise ValueError("damaged JSON, and too long to be repaired")
+    return [each for each in found if isinstance(each, dict)]
+
+
+def _decoded(text: str, at: int) -> tuple[Any, int]:
+    """The object at a place, closed if it is cut off inside its last text, and its end; None for a damaged one."""
+    for end in ("", '"}', "}"):
+        try:
+            return _JSON.raw_decode(text + end if end else text, at)
+        except (ValueError, RecursionError):  # texts with brackets in them may hide how deep a nest is
+            continue
+    return None, at
 
 
 def _tags(text: str, low: int, high: int) -> Iterator[int | None]:

@@ -15,12 +15,12 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pydantic
 
 from spri_dspy.errors import DataError
-from spri_dspy.parsing import read_score
+from spri_dspy.parsing import read_objects, read_score
 from spri_dspy.records import Record
 from spri_dspy.runs import fingerprint
 from spri_dspy.signatures import FivePoint, Stages
@@ -61,6 +61,13 @@ COLUMNS = (
 """Every column that is read."""
 
 
+# Each is matched against the start of a line and its repetitions are bounded, so that reading stays linear.
+_LEVEL = re.compile(
+    r"[ \t*#\-\[]{0,12}score\s{0,4}([1-5])[\])*]{0,6}(?:\s{0,4}description)?\s{0,4}:[ *]{0,6}", re.IGNORECASE
+)
+_CRITERIA = re.compile(r"\A[\s*#]{0,12}criteri(?:a|on)\s{0,4}:", re.IGNORECASE)
+
+
 class Rubric(pydantic.BaseModel):
     """Criteria and five score descriptions for answers to one instruction."""
 
@@ -84,14 +91,31 @@ class Rubric(pydantic.BaseModel):
         Raises:
             ValueError: criteria or a level is missing.
         """
-        parts = re.split(r"(?im)^[\s*#\-\[]*score\s*([1-5])[\])*]*(?:\s*description)?\s*:[ *]*", text)
-        found = dict(zip(parts[1::2], parts[2::2], strict=False))
-        if len(found) == 5 and parts[0].strip():
-            criteria = re.sub(r"(?i)^[\s*#]*criteri(?:a|on)\s*:", "", parts[0]).strip(" \n*[]")
-            return cls(criteria=criteria, **{f"score{n}_description": found[n].strip() for n in found})
-        from dspy.adapters.utils import parse_value
+        parts: dict[str, list[str]] = {"criteria": []}
+        name = "criteria"
+        for line in text.split("\n"):
+            level = _LEVEL.match(line)
+            if level:
+                name = f"score{level[1]}_description"
+                parts[
+                    name
+                ] = []  # of a level that is described twice the last counts: the first may be quoted
+            parts[name].append(line[level.end() :] if level else line)
+        found = {name: "\n".join(lines).strip() for name, lines in parts.items()}
+        found["criteria"] = _CRITERIA.sub("", found["criteria"]).strip(" \n*[]")
+        return cls(**found) if len(found) == 6 and found["criteria"] else _of_json(cls, text)
 
-        return cast("Rubric", parse_value(text, cls))
+
+def _of_json(kind: Any, text: str) -> Any:
+    """The first JSON object of a text as a Rubric or a Judgement.
+
+    Raises:
+        ValueError: there is none, or it lacks a field.
+    """
+    found = read_objects(text)
+    if not found:
+        raise ValueError("no JSON object")
+    return kind.model_validate(found[0])
 
 
 class Judgement(pydantic.BaseModel):
@@ -113,9 +137,7 @@ class Judgement(pydantic.BaseModel):
             ValueError: there is no readable score, or no feedback.
         """
         if text.lstrip(" `\n").startswith(("{", "json")):
-            from dspy.adapters.utils import parse_value
-
-            return cast("Judgement", parse_value(text, cls))
+            return _of_json(cls, text)
         score = read_score(text)
         if score is None or not text.strip():
             raise ValueError("a judgement needs feedback and a score from 1 to 5")

@@ -1,12 +1,15 @@
 """Rows of the rubrics task: every shape in which answers and rubrics come, and what cannot be read."""
 
 import json
+import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import spri_dspy as spri
 from spri_dspy.errors import DataError
-from spri_dspy.tasks.rubrics import Rubric
+from spri_dspy.tasks.rubrics import Judgement, Rubric
 
 LEVELS = {f"score{n}_description": f"it names {n} of the five" for n in range(1, 6)}
 RUBRIC = {"criteria": "Does it name the five?", **LEVELS}
@@ -185,3 +188,73 @@ def test_table_of_answers_is_read_like_json_lines(task, tmp_path):
     )
     (example,) = task.examples(tmp_path / "a.csv")
     assert (example.id, example.cluster, example.label_values) == ("i/m", "i", {"human_score": 4})
+
+
+LINES = "\n".join(
+    ["Does it name the five?", *(f"Score {n}: {said}" for n, said in enumerate(LEVELS.values(), 1))]
+)
+DRAFTS = [f"Score {n}: draft" for n in range(1, 6)]
+WRITTEN = {
+    "lines": LINES,
+    "markup": LINES.replace("Score", "- **Score").replace(":", ":**").replace("Does", "**Criteria:** Does"),
+    "brackets": LINES.replace("Score ", "[Score ")
+    .replace(": ", "]: ")
+    .replace("Does", "[Does")
+    .replace("?", "?]"),
+    "descriptions": LINES.replace(":", " description:").replace("Does", "# Criterion: Does"),
+    "blank lines": LINES.replace("\n", "\n\n\n"),
+    "a draft before it": "\n".join(["Does it name the five?", *DRAFTS, *LINES.split("\n")[1:]]),
+    "json": json.dumps(RUBRIC),
+    "json in prose": f"Here it is:\n```json\n{json.dumps(RUBRIC, indent=1)}\n```\nI hope that it helps.",
+    "json cut off": json.dumps(RUBRIC)[:-2],
+    "json with slips": str(RUBRIC) + ",",
+}
+
+
+@pytest.mark.parametrize("shape", WRITTEN)
+def test_rubric_is_read_in_the_shapes_that_models_write(shape):
+    assert Rubric.from_text(WRITTEN[shape]) == Rubric(**RUBRIC)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "be kind", "Score 1: a\nScore 2: b", "{", '{"criteria": "c"}', "[]", "[1]", "{}"]
+)
+def test_text_that_is_no_rubric_is_a_value_error(text):
+    with pytest.raises(ValueError):  # noqa: PT011 - what is asked for is just that
+        Rubric.from_text(text)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"feedback": "f", "score": 3}', "f\nScore: 3", '```json\n{"feedback": "f", "score": 3}```']
+)
+def test_judgement_is_read_as_json_or_as_text(text):
+    assert Judgement.from_text(text).score == 3
+
+
+PIECES = ["\n", " ", "*", "#", "[", "]", "{", "}", '"', "\\", "score ", "Score 1:", "Score 2: x\n", '{"a": ']
+PIECES += ["[[]", '["]",', "criteria:", "- ", '"x" ', "{}", "json", "'", "x", "Score: 3\n", "</think>"]
+
+
+def parsed(kind, text):
+    """What is read, or that nothing can be."""
+    try:
+        return kind.from_text(text)
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize("kind", [Rubric, Judgement])
+@pytest.mark.parametrize("before", ["", '{"a": "'])
+@pytest.mark.parametrize("piece", PIECES)
+def test_long_texts_of_anything_are_read_in_time_that_grows_with_its_length(kind, before, piece):
+    """Well under a second where it is linear; what it was is minutes."""
+    began = time.process_time()
+    parsed(kind, before + piece * (200_000 // len(piece)))
+    assert time.process_time() - began < 4
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
+def test_any_text_is_read_or_a_value_error(text):
+    for kind in (Rubric, Judgement):
+        assert isinstance(parsed(kind, text), kind | None)
