@@ -67,7 +67,12 @@ def _root(
 def run(
     task: Annotated[str, typer.Argument(help="reappraisal, rubrics, sft, or path/to/file.py:NAME")],
     data: Annotated[
-        str | None, typer.Option(help="JSON-lines or parquet file, hub, or hf:NAME:SPLIT.")
+        str | None,
+        typer.Option(help="JSON lines, JSON, CSV, TSV (each also .gz) or parquet; hub, or hf:NAME:SPLIT."),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="FIELD=COLUMN", help="A column of the data to rename; repeat."),
     ] = None,
     text: Annotated[
         str | None, typer.Option(help="One input, instead of a file; - reads it from standard input.")
@@ -128,6 +133,7 @@ def run(
             system=system,
             settings=options.pairs("--set", setting),
             data=data,
+            columns=options.pairs("--map", columns),
             text=options.text_of(text),
             inputs=inputs,
             lms=options.pairs("--lm", lm),

@@ -98,6 +98,11 @@ BAD_COMMANDS = [
     ("runn reappraisal", 2, "No such command 'runn'"),
     ("run reappraisal --mood good", 2, "No such option: --mood"),
     ("run reappraisal --data posts.jsonl --text hello", 2, "give --data or --text, not both"),
+    ("run reappraisal --map post=text", 2, "--map renames columns of a file; name the file with --data"),
+    ("run reappraisal --data posts.jsonl --map post", 2, "--map takes FIELD=COLUMN, such as post=selftext"),
+    ("run reappraisal --aim kindness", 2, "the input 'aim' stands beside --text; a file has columns for it"),
+    ("run sft --text hello --aim kind", 2, "unknown input beside --text of the task sft 'aim'; known: none"),
+    ("run reappraisal --text hello --input post=hi", 2, "of the task reappraisal 'post'; known: aim"),
     (
         "run reappraisal --data missing.jsonl",
         2,
@@ -196,3 +201,45 @@ def test_text_that_is_no_utf8_is_refused_by_the_real_process(tmp_path):
     assert done.returncode == 2
     assert b"half a surrogate pair at character 3" in done.stderr and done.stderr.count(b"\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+SYSTEMS = """
+import dspy
+from spri_dspy.systems.vanilla import system as vanilla
+
+class Bare(dspy.Module):
+    def __init__(self, task):
+        super().__init__()
+
+def mine(task, words=30):
+    return vanilla(task)
+
+def broken(task, paper=False):
+    return task.no_such_thing
+
+word = "spri"
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("broken", "own.py, line 13, 'return task.no_such_thing': AttributeError: 'Task' object has no"),
+        ("word", "must be a class or a function that makes a system, not str"),
+        ("mine --paper", "the system own.py:mine has no published behaviour; leave --paper out"),
+        ("mine --set words=many", "the setting words of own.py:mine must be a number, not 'many'"),
+        ("gone", "unknown name in own.py 'gone'; known: Bare, broken, "),
+    ],
+)
+def test_system_of_the_users_own_is_refused_in_one_line(tmp_path, name, said):
+    (tmp_path / "own.py").write_text(SYSTEMS)
+    assert_refused(spri("run", "reappraisal", "--system", *f"own.py:{name}".split()), 2, said)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_system_without_a_published_behaviour_runs(tmp_path):
+    (tmp_path / "own.py").write_text(SYSTEMS)
+    code, _, err = spri("run", "reappraisal", "--limit", 2, "--system", "own.py:mine")
+    assert code == 0, err
+    (made,) = (tmp_path / "runs").iterdir()
+    assert made.name.startswith("reappraisal-own.py-mine-")

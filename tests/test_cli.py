@@ -156,6 +156,35 @@ def test_text_is_answered_in_full():
         assert part in out
 
 
+def test_text_may_come_from_standard_input_and_bring_its_aim():
+    command = ["run", "reappraisal", "--text", "-", "--aim", "See what is hers to decide.", "--run", "r"]
+    done = process(*command, input=f"{POST}\nAnd I am tired.\n".encode())
+    assert done.returncode == 0, done.stderr
+    (record,) = RunDir.read("r").records()
+    assert record.inputs == {"post": f"{POST}\nAnd I am tired.", "aim": "See what is hers to decide."}
+    again = process(*command[:-1], "s", input=b"caf\xe9")
+    assert again.returncode == 2 and b"standard input is not UTF-8 text" in again.stderr
+
+
+def test_input_beside_the_text_is_the_same_as_its_own_option():
+    spri("run", "reappraisal", "--text", POST, "--input", "aim=Breathe first.", "--run", "r")
+    spri("run", "reappraisal", "--text", POST, "--aim", "Breathe first.", "--run", "s")
+    assert next(RunDir.read("r").records()).inputs == next(RunDir.read("s").records()).inputs
+    assert RunDir.read("r").manifest["data"] == RunDir.read("s").manifest["data"]
+    other = spri("run", "reappraisal", "--text", POST, "--aim", "Breathe twice.", "--run", "s")
+    assert_refused(other, 2, "s holds another run (data: ")
+
+
+def test_columns_of_a_table_are_renamed():
+    Path("posts.csv").write_text(f"id,selftext,goal\na,{POST},Write once more.\n")
+    code, _, err = spri(
+        *["run", "reappraisal", "--data", "posts.csv", "--map", "post=selftext", "--map", "aim=goal", "--run", "r"]
+    )
+    assert code == 0, err
+    assert next(RunDir.read("r").records()).inputs == {"post": POST, "aim": "Write once more."}
+    assert RunDir.read("r").manifest["input"]["file"] == "posts.csv"
+
+
 def test_table_fits_120_columns_and_shows_whole_ids():
     code, out, _ = spri("run", "reappraisal", "--run", "r")
     lines = out.splitlines()
@@ -194,6 +223,12 @@ def test_dry_run_prints_calls_and_writes_nothing(tmp_path, start_mock):
     assert forecast["examples"] == 3
     assert forecast["calls"]["fewest"] <= forecast["calls"]["typical"] <= forecast["calls"]["most"]
     assert mock.stats.received == 0 and list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_needs_no_key(tmp_path):
+    code, out, err = spri("run", "reappraisal", "--dry-run", "--lm", "base=openai/gpt-4o-mini")
+    assert code == 0 and "base: openai/gpt-4o-mini" in out and "about $0.0" in out, err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_command_alone_prints_its_help():

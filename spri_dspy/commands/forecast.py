@@ -72,7 +72,8 @@ def price_evenly(specs: Iterable[LMSpec]) -> tuple[float, float] | None:
         prices = [price_of(spec) for spec in specs]
     except UsageError:
         return None
-    return sum(price for price, _ in prices) / len(prices), sum(price for _, price in prices) / len(prices)
+    n = max(1, len(prices))
+    return sum(price for price, _ in prices) / n, sum(price for _, price in prices) / n
 
 
 def cost(prices: tuple[float, float] | None, input_tokens: float, output_tokens: float) -> float | None:

@@ -45,8 +45,8 @@ class JudgeRequest:
 
     Attributes:
         run: the run whose answers are judged.
-        judges: names; several are a panel. None: reappraisal for that task; rubric, with the run's own rubrics, for a
-            run that wrote some; else generic.
+        judges: names; several are a panel. None: reappraisal for that task where the data has standards; rubric, with
+            the run's own rubrics, for a run that wrote some; else generic.
         settings: of the judge; and `rubric` (run, label, a file, or several with commas between), `reference`
             (true shows the reference answer), `combine` (mean or median, of a panel).
         lms: LM strings; several are a panel. None is the offline LM, which judges offline answers only.
@@ -192,12 +192,14 @@ def plan(request: JudgeRequest) -> JudgePlan:
     if "rubric" in names and has_rubrics(run):
         settings.setdefault("rubric", "run")
     shown = Shown.take(settings)
-    specs = _specs(request, run)
-    judge, members = _judge(names, settings, specs)
+    judge, members = _judge(names, settings, _specs(request))
+    _check_named(run, members)
+    if request.lms and not members:
+        raise UsageError(f"the judge {judge.name} asks no LM; leave --lm out")
     shown.check(judge)
     made = JudgePlan(run, judge, members, lambda: judged_examples(run, judge, shown, request.limit), {})
     _survey(made)
-    made.manifest = _manifest(made, shown, specs)
+    made.manifest = _manifest(made, shown)
     return made
 
 
@@ -230,7 +232,7 @@ def own_notes(run: RunDir) -> list[str]:
 
 def default_judge(run: RunDir) -> str:
     """The judge of a run for which none is named."""
-    if run.manifest.get("task") == "reappraisal":
+    if run.manifest.get("task") == "reappraisal" and any("standards" in r.labels for r in run.records()):
         return "reappraisal"
     return "rubric" if has_rubrics(run) else "generic"
 
@@ -256,35 +258,43 @@ def _run(request: JudgeRequest) -> RunDir:
     return run
 
 
-def _specs(request: JudgeRequest, run: RunDir) -> list[LMSpec]:
-    """The judge's LMs as the user names them; without any the offline LM, for offline answers."""
+def _specs(request: JudgeRequest) -> list[LMSpec]:
+    """The judge's LMs as the user names them, without any the offline LM."""
     named = list(request.lms) or ["offline"]
     if len(set(named)) < len(named):
         raise UsageError("a panel asks different LMs; one is named twice")
-    specs = [check_roles({"judge": text})["judge"] for text in named]
+    return [check_roles({"judge": text})["judge"] for text in named]
+
+
+def _check_named(run: RunDir, members: Sequence[tuple[Any, LMSpec]]) -> None:
+    """Refuse to have a real LM's answers judged by the offline LM; say whom the run's manifest names."""
     base = LMSpec(named_lms(run).get("base", "the LM of that run").partition("?")[0])
-    for spec in specs:
+    for _, spec in members:
         try:
             check_offline_roles({"base": base, "judge": spec})
         except UsageError as error:
             more = suggestion(run)
             raise UsageError(f"{error}; {more}" if more else str(error)) from None
-    return specs
 
 
 def _judge(
     names: Sequence[str], settings: dict[str, str], specs: Sequence[LMSpec]
 ) -> tuple[Any, list[tuple[Any, LMSpec]]]:
-    """The judge, and each member with its LM; a panel if several judges or several LMs are named."""
+    """The judge, and each member that asks an LM with its LM; a panel if several judges or LMs are named."""
     if len(set(names)) < len(names):
         raise UsageError("a panel has different judges; one is named twice")
     if len(names) == len(specs) == 1:
         judge = load_judge(names[0], **settings)
-        return judge, [(judge, specs[0])]
+        return judge, _asking([(judge, specs[0])])
     combine = settings.pop("combine", "mean")
     own = {"rubric": {**settings, "combine": combine}}
     pairs = [(load_judge(name, **own.get(name, settings)), spec) for name, spec in product(names, specs)]
-    return Panel([judge for judge, _ in pairs], combine=combine), pairs
+    return Panel([judge for judge, _ in pairs], combine=combine), _asking(pairs)
+
+
+def _asking(pairs: Sequence[tuple[Any, LMSpec]]) -> list[tuple[Any, LMSpec]]:
+    """Those that ask an LM; a judge that is a function asks none."""
+    return [(judge, spec) for judge, spec in pairs if judge.named_predictors()]
 
 
 def _survey(plan: JudgePlan) -> None:
@@ -308,9 +318,10 @@ def _survey(plan: JudgePlan) -> None:
         raise DataError(f"{plan.run.path} has no answer to judge: {without}")
 
 
-def _manifest(plan: JudgePlan, shown: Shown, specs: Sequence[LMSpec]) -> dict[str, Any]:
+def _manifest(plan: JudgePlan, shown: Shown) -> dict[str, Any]:
     parent, judge = plan.run.manifest, plan.judge
-    roles = ["judge", *(f"judge{n}" for n in range(2, len(specs) + 1))]
+    specs = list({str(spec): spec for spec in plan.lms}.values())
+    roles = ["judge", *(f"judge{n}" for n in range(2, len(specs) + 1))][: len(specs)]
     settings = {**getattr(judge, "settings", {}), **shown.identity()}
     leaks = {"leaks": parent["leaks"]} if parent.get("leaks") else {}
     return make_manifest(

@@ -22,7 +22,7 @@ from spri_dspy.commands.ending import show_command
 from spri_dspy.commands.execution import Execution
 from spri_dspy.commands.forecast import Forecast, cost, price_evenly
 from spri_dspy.commands.manifest import folder_name, identity, make_manifest, source_fingerprint
-from spri_dspy.errors import DataError, SpriError, UsageError
+from spri_dspy.errors import DataError, SpriError, UnknownNameError, UsageError
 from spri_dspy.leaks import Leak, Text, check_leaks
 from spri_dspy.lms.spec import LMSpec, check_offline_roles, check_roles, load_lm
 from spri_dspy.program import fingerprint as program_fingerprint
@@ -51,6 +51,7 @@ class RunRequest:
         system: what answers: spri or a system that it is compared with.
         settings: settings of the system, such as {"seeds": "none"}.
         data: a file, hub, or hf:NAME:SPLIT; None for the examples that come with the task.
+        columns: columns of the file to rename, {the task's name: the file's name}.
         text: one input instead of a file.
         inputs: further inputs of `text`, such as {"aim": "..."}.
         lms: LM strings by role; nothing means offline. Without a critic, the base criticises.
@@ -67,6 +68,7 @@ class RunRequest:
     system: str = "spri"
     settings: Mapping[str, Any] = field(default_factory=dict)
     data: str | Path | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
     text: str | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)
     lms: Mapping[str, str] = field(default_factory=dict)
@@ -189,10 +191,7 @@ def plan(request: RunRequest, run: str | Path | None = None) -> RunPlan:
         LeakError: evaluation inputs are among the seeds.
     """
     task = load_task(request.task, **request.task_options)
-    if request.limit is not None and request.limit < 1:
-        raise UsageError(f"--limit must be at least 1, not {request.limit}")
-    if request.data is not None and request.text is not None:
-        raise UsageError("give --data or --text, not both")
+    _check_request(request, task)
     specs = _specs(request)
     program = _without_lms(request, task)
     source = _source(task, request, program)
@@ -204,6 +203,24 @@ def plan(request: RunRequest, run: str | Path | None = None) -> RunPlan:
         manifest["leaks"] = [str(leak) for leak in leaks[:20]]
     manifest["input"] |= {"examples": total, "characters": characters, "limit": request.limit}
     return RunPlan(request, task, program, source, specs, total, characters, manifest)
+
+
+def _check_request(request: RunRequest, task: Task) -> None:
+    """Refuse options that do not go together."""
+    if request.limit is not None and request.limit < 1:
+        raise UsageError(f"--limit must be at least 1, not {request.limit}")
+    if request.data is not None and request.text is not None:
+        raise UsageError("give --data or --text, not both")
+    if request.columns and request.data is None:
+        raise UsageError("--map renames columns of a file; name the file with --data")
+    if request.inputs and request.text is None:
+        raise UsageError(
+            f"the input {next(iter(request.inputs))!r} stands beside --text; a file has columns for it"
+        )
+    others = [name for name in task.inputs if name != task.text_input]
+    for name in request.inputs:
+        if name not in others:
+            raise UnknownNameError(f"input beside --text of the task {task.name}", name, others)
 
 
 def make_program(request: RunRequest) -> Any:
@@ -247,7 +264,7 @@ def _source(task: Task, request: RunRequest, program: Any) -> Callable[[], Itera
         examples = [task.example_of(**{**request.inputs, "id": "text", task.text_input: request.text})]
         read = lambda: iter(examples)  # noqa: E731 - one of two sources of the same kind
     else:
-        read = lambda: islice(task.examples(request.data), request.limit)  # noqa: E731
+        read = lambda: islice(task.examples(request.data, columns=request.columns), request.limit)  # noqa: E731
     if not shown and rubrics is None:
         return read
     return lambda: (_completed(example, shown, rubrics) for example in read())
@@ -359,8 +376,10 @@ def _file_name(source: str) -> str:
     return f"hf:{Path(name).name}:{split or 'train'}" if source.startswith("hf:") else Path(source).name
 
 
-def _data_identity(task: Task, request: RunRequest) -> dict[str, str]:
-    given = {"rubrics": source_fingerprint(str(request.rubrics))} if request.rubrics else {}
+def _data_identity(task: Task, request: RunRequest) -> dict[str, Any]:
+    given: dict[str, Any] = {"columns": dict(request.columns)} if request.columns else {}
+    if request.rubrics:
+        given["rubrics"] = source_fingerprint(str(request.rubrics))
     if request.text is not None:
         return {
             "text": fingerprint([request.text, dict(request.inputs)] if request.inputs else request.text),

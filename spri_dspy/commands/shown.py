@@ -49,13 +49,12 @@ class Shown:
 
     def check(self, judge: Any) -> None:
         """Refuse what does not go together."""
-        wants = "rubric" in judge.inputs
-        if wants and not self.rubrics:
+        if "rubric" in judge.inputs and not self.rubrics:
             raise UsageError(
                 f"the judge {judge.name} needs a rubric: --set rubric=run (the run's own), label (the "
                 "data's), or a file"
             )
-        if self.rubrics and not wants:
+        if self.rubrics and "rubric" not in (*judge.inputs, *judge.optional):
             raise UsageError(f"the judge {judge.name} takes no rubric; --judge rubric does")
         if self.reference and "reference_answer" not in (*judge.inputs, *judge.optional):
             raise UsageError(f"the judge {judge.name} takes no reference answer; --judge rubric does")
@@ -107,10 +106,13 @@ def _example(record: Record, judge: Any, shown: Shown) -> Example | None:
     known = material(record)
     if "answer" not in known:
         return None
-    if "rubric" in judge.inputs:
+    if shown.rubrics:
         known["rubric"] = shown.rubric(record)
-    wanted = [*judge.inputs, *(("reference_answer",) if shown.reference else ())]
-    missing = [name for name in wanted if name not in known]
+    if not shown.reference and "reference_answer" not in judge.inputs:
+        known.pop("reference_answer", None)
+    needed = [*judge.inputs, *(("reference_answer",) if shown.reference else ())]
+    wanted = dict.fromkeys([*needed, *(name for name in judge.optional if name in known)])
+    missing = [name for name in needed if name not in known]
     if missing:
         raise DataError(
             f"example {record.id!r} has no {', '.join(missing)}, which the judge {judge.name} is shown; it has "

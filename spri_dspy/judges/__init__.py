@@ -6,7 +6,9 @@ group `spri_dspy.judges`) and `path/to/file.py:NAME`; `Panel` makes one judge of
 A judge has `name`, `version`, `inputs` and `optional` (names of what it is shown), and a call that takes these inputs
 and `group` and returns `scores` (criterion -> number, None where nothing readable was said) and `usage`.
 
-What is judged is text of others: see `_fence` for how it is kept from passing for anything else.
+A function that scores is a judge too, see `function.FunctionJudge`.
+
+What is judged is text of others: see `prompt_fencing` for how it is kept from passing for anything else.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from typing import Any
 
 import dspy
 
-from spri_dspy.errors import UnknownNameError, UsageError
+from spri_dspy.errors import SpriError, UnknownNameError, UsageError
 from spri_dspy.judges.criteria import Choice, Criterion, choice_type, make_signature
+from spri_dspy.judges.function import FunctionJudge, check_judge, is_scoring_function
 from spri_dspy.judges.judge import Judge
 from spri_dspy.judges.panel import Panel
-from spri_dspy.lookup import lookup
+from spri_dspy.lookup import lookup, where_raised
 
 __all__ = ["Choice", "Criterion", "Judge", "Panel", "choice_type", "load_judge", "make_signature"]
 
@@ -41,20 +44,29 @@ def load_judge(name: str, **settings: Any) -> Any:
     """The judge of a name.
 
     Args:
-        name: reappraisal, rubric, generic, an installed one, or path/to/file.py:NAME.
+        name: reappraisal, rubric, generic, an installed one, or path/to/file.py:NAME, where NAME is a maker, a judge,
+            or a function that scores.
         **settings: what the judge's maker takes by keyword (`samples`, `logprobs`, `swap`, ...; a maker with
             `**settings` takes those of `Judge`); text values get the type of the default.
 
     Raises:
         UnknownNameError: no such judge, or it has no such setting.
-        UsageError: a setting's value is wrong.
+        UsageError: a setting's value is wrong, or what was named makes no judge.
     """
     made = lookup("judge", name, "spri_dspy.judges", "judge")
-    if isinstance(made, dspy.Module):
+    if isinstance(made, dspy.Module) or is_scoring_function(made):
         if settings:
             raise UnknownNameError(f"setting of the judge {name}", next(iter(settings)), ())
-        return made
-    return made(**_typed(name, made, settings))
+        return made if isinstance(made, dspy.Module) else FunctionJudge(made, made.__name__)
+    if not callable(made):
+        return check_judge(name, made)
+    typed = _typed(name, made, settings)
+    try:
+        return check_judge(name, made(**typed))
+    except SpriError:
+        raise
+    except Exception as error:  # whatever is wrong in a user's file is theirs to see, in one line
+        raise UsageError(f"the judge {name} cannot be made: {where_raised(error, made)}") from error
 
 
 def _typed(name: str, make: Any, settings: Mapping[str, Any]) -> dict[str, Any]:

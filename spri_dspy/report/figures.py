@@ -190,9 +190,9 @@ def as_json(run: RunDir) -> dict[str, Any]:
     """What the scores of a run come to, as plain JSON types; of offline scores their counts alone.
 
     Raises:
-        DataError: the run holds no scores.
+        DataError: the run was not judged and holds no scores of its own.
     """
-    found = findings(run)
+    found = _findings_so_far(run)
     if not is_scored_offline(run):
         return {"findings": [each.to_json() for each in found]}
     counts = [
@@ -205,9 +205,12 @@ def lines(run: RunDir) -> Iterator[str]:
     """What the scores of a run come to, as aligned text; of offline scores their counts alone.
 
     Raises:
-        DataError: the run holds no scores.
+        DataError: the run was not judged and holds no scores of its own.
     """
-    found = findings(run)
+    found = _findings_so_far(run)
+    if not found:
+        yield "no scores"
+        return
     if is_scored_offline(run):
         yield from _aligned([("criterion", "scored"), *((e.criterion, _scored(e.overall)) for e in found)])
         yield "the offline LM gave these scores, so they make no figures; name an LM to get some"
@@ -220,6 +223,16 @@ def lines(run: RunDir) -> Iterator[str]:
             rows.append(("", "order gap", *_cells(each.gap)))
     yield from _aligned(rows)
     yield from _agreement_lines(found)
+
+
+def _findings_so_far(run: RunDir) -> list[Finding]:
+    """The findings; none of a judged run whose judge gave no number yet."""
+    try:
+        return findings(run)
+    except DataError:
+        if is_judged(run):
+            return []
+        raise
 
 
 def own_lines(run: RunDir) -> Iterator[str]:

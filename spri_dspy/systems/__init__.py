@@ -12,8 +12,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from spri_dspy.errors import UnknownNameError, UsageError
-from spri_dspy.lookup import lookup
+from spri_dspy.errors import SpriError, UnknownNameError, UsageError
+from spri_dspy.lookup import lookup, where_raised
 from spri_dspy.program import Program
 
 
@@ -29,16 +29,36 @@ def load_system(name: str, task: Any, *, paper: bool = False, **settings: Any) -
 
     Raises:
         UnknownNameError: no such system, or it has no such setting.
-        UsageError: the system cannot do this task, or a setting's value is wrong.
+        UsageError: the system cannot do this task, a setting's value is wrong, or what was named makes no system.
     """
     make = lookup("system", name, "spri_dspy.systems", "system")
-    return make(task, paper=paper, **_typed(name, make, settings))
+    if not callable(make):
+        raise UsageError(
+            f"{name} must be a class or a function that makes a system, not {type(make).__name__}"
+        )
+    typed = _typed(name, make, settings)
+    parameters = inspect.signature(make).parameters
+    if "paper" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        typed["paper"] = paper
+    elif paper:
+        raise UsageError(f"the system {name} has no published behaviour; leave --paper out")
+    try:
+        made = make(task, **typed)
+    except SpriError:
+        raise
+    except Exception as error:  # whatever is wrong in a user's file is theirs to see, in one line
+        raise UsageError(f"the system {name} cannot be made: {where_raised(error, make)}") from error
+    if not isinstance(made, Program):
+        raise UsageError(f"the system {name} must be a spri_dspy.program.Program, not {type(made).__name__}")
+    return made
 
 
 def _typed(name: str, make: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with the types of the maker's defaults."""
     known = {
-        p.name: p for p in inspect.signature(make).parameters.values() if p.name not in ("task", "paper")
+        p.name: p
+        for p in inspect.signature(make).parameters.values()
+        if p.name not in ("task", "paper") and p.default is not p.empty
     }
     typed: dict[str, Any] = {}
     for key, value in settings.items():

@@ -398,6 +398,93 @@ def test_failed_judgement_is_counted_and_ends_with_one(spri, tmp_path):
     assert code == 1 and "1 example done; 1 finished before" in err
 
 
+# Judges of the user's own
+
+
+FUNCTIONS = """
+import asyncio
+
+def length(answer, *, rubric="none"):
+    return len(answer)
+
+async def several(instruction, answer):
+    await asyncio.sleep(0)
+    return {"short": True, "odd": None}
+
+def words(answer):
+    return "a good answer"
+
+def fails(answer):
+    return {}[answer]
+
+def anything(**inputs):
+    return 3
+
+def made_wrongly(samples=1):
+    return 1 / 0
+
+number = 5
+"""
+
+
+def test_function_that_scores_is_a_judge_and_asks_no_lm(spri, tmp_path):
+    (tmp_path / "own.py").write_text(FUNCTIONS)
+    make_run(answer_record("a", 1), answer_record("bcd", 4), lms={"base": "openai/gpt-4o"})
+    code, out, err = spri("judge", "r", "--judge", "own.py:length")
+    assert code == 0, err
+    assert "9.00" in out and "2 of 2" in out and "0 LM calls" in err
+    assert {r.id: r.outputs["scores"] for r in judged().records()} == {
+        "a": {"score": 8.0},
+        "bcd": {"score": 10.0},
+    }
+    assert judged().manifest["lms"] == {} and judged().manifest["judge"] == "length"
+
+
+def test_function_may_give_several_numbers_and_be_asynchronous(spri, tmp_path):
+    (tmp_path / "own.py").write_text(FUNCTIONS)
+    make_run(answer_record("a"), task="rubrics")
+    code, out, err = spri("judge", "r", "--judge", "own.py:several")
+    assert code == 0, err
+    assert next(judged().records()).outputs["scores"] == {"short": 1.0, "odd": None}
+    assert [line.split()[0] for line in out.splitlines()[1:3]] == ["short", "odd"] and "0 of 1" in out
+
+
+def test_function_that_fails_is_a_failed_example_with_the_line_of_its_author(spri, tmp_path):
+    (tmp_path / "own.py").write_text(FUNCTIONS)
+    make_run(answer_record("a"))
+    code, _, _ = spri("judge", "r", "--judge", "own.py:fails")
+    (record,) = judged().records()
+    assert code == 1 and "own.py, line 15, 'return {}[answer]': KeyError: 'Lima, a.'" in record.error
+
+
+def test_function_that_returns_words_is_told_what_to_return(spri, tmp_path):
+    (tmp_path / "own.py").write_text(FUNCTIONS)
+    make_run(answer_record("a"))
+    code, _, _ = spri("judge", "r", "--judge", "own.py:words")
+    (record,) = judged().records()
+    assert (
+        code == 1
+        and record.error == "CallError: the judge words must return numbers or None, not 'a good answer'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("number", "must return a Judge, not int; a function that scores names what it is shown: def judge("),
+        (
+            "anything",
+            "must return a Judge, not int; a function that scores names what it is shown: def judge(",
+        ),
+        ("made_wrongly", "own.py, line 21, 'return 1 / 0': ZeroDivisionError: division by zero"),
+    ],
+)
+def test_what_is_no_judge_is_refused_in_one_line(spri, tmp_path, name, said):
+    (tmp_path / "own.py").write_text(FUNCTIONS)
+    make_run(answer_record("a"))
+    refused(spri("judge", "r", "--judge", f"own.py:{name}"), said)
+
+
 def test_unknown_model_stops_at_once(spri, start_mock):
     mock = start_mock(MockConfig(models=["other"]))
     make_run(*(reappraised(name) for name in "abc"))

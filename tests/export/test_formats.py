@@ -207,7 +207,7 @@ def test_judging_with_exported_rubrics_uses_the_very_same_ones(tmp_path, to):
     assert code == 0
     first = {record.id: record for record in RunDir.read(tmp_path / "first").records()}
     second = {row["id"]: Record.from_json(row) for row in map(json.loads, out.splitlines())}
-    assert len(second) == 16
+    assert len(second) == 24
     for name, record in second.items():
         assert record.outputs["principles"] == first[name].outputs["principles"]
         assert record.outputs["response"] == first[name].outputs["response"]
@@ -223,8 +223,8 @@ def test_judging_with_exported_rubrics_uses_the_very_same_ones(tmp_path, to):
 def test_a_rubric_row_holds_what_it_takes_to_judge_with_it_elsewhere(tmp_path):
     said = exported_rubrics("--out", "rubrics.jsonl")
     assert said.splitlines() == [
-        "8 rows from 16 records: rubrics.jsonl",
-        "without a row: shares its instance's row (8)",
+        "8 rows from 24 records: rubrics.jsonl",
+        "without a row: shares its instance's row (16)",
         "data card: README.md",
     ]
     rows = {row["id"]: row for row in lines_of(tmp_path / "rubrics.jsonl")}
