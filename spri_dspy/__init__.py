@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from spri_dspy.judges import load_judge
     from spri_dspy.lms.budget import Budget
     from spri_dspy.lms.spec import load_lm
+    from spri_dspy.metrics import Metric, load_metric
     from spri_dspy.parsing import read_score
     from spri_dspy.predict import RolePredict
     from spri_dspy.program import SPRI, load_program
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from spri_dspy.runs import RunDir
     from spri_dspy.tasks import Task, load_task
     from spri_dspy.tuning import tune
-    from spri_dspy.tuning.metrics import load_metric
     from spri_dspy.tuning.seed_search import SeedSearch
 
 _HOME = {
@@ -52,6 +52,7 @@ _HOME = {
     "DataError": "errors",
     "Estimate": "records",
     "LeakError": "errors",
+    "Metric": "metrics",
     "PrerequisiteError": "errors",
     "Record": "records",
     "ReplayMiss": "errors",
@@ -72,7 +73,7 @@ _HOME = {
     "arun_bulk": "bulk",
     "load_judge": "judges",
     "load_lm": "lms.spec",
-    "load_metric": "tuning.metrics",
+    "load_metric": "metrics",
     "load_program": "program",
     "load_task": "tasks",
     "read_score": "parsing",
@@ -88,6 +89,7 @@ __all__ = [  # noqa: RUF022 - sorted as a menu, case-sensitively
     "DataError",
     "Estimate",
     "LeakError",
+    "Metric",
     "PrerequisiteError",
     "Record",
     "ReplayMiss",

@@ -143,6 +143,7 @@ class Score:
         group: the example's group, for macro means.
         cluster: examples of one cluster are resampled together (the four responses to one instance);
             None means the example is its own cluster.
+        pair: example and prediction, for metrics over sets of them; not in JSON.
     """
 
     id: str
@@ -150,10 +151,11 @@ class Score:
     label: float | None = None
     group: str | None = None
     cluster: str | None = None
+    pair: tuple[Any, Any] | None = field(default=None, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON types."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.__slots__ if name != "pair"}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Score:

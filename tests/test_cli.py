@@ -178,7 +178,18 @@ def test_input_beside_the_text_is_the_same_as_its_own_option():
 def test_columns_of_a_table_are_renamed():
     Path("posts.csv").write_text(f"id,selftext,goal\na,{POST},Write once more.\n")
     code, _, err = spri(
-        *["run", "reappraisal", "--data", "posts.csv", "--map", "post=selftext", "--map", "aim=goal", "--run", "r"]
+        *[
+            "run",
+            "reappraisal",
+            "--data",
+            "posts.csv",
+            "--map",
+            "post=selftext",
+            "--map",
+            "aim=goal",
+            "--run",
+            "r",
+        ]
     )
     assert code == 0, err
     assert next(RunDir.read("r").records()).inputs == {"post": POST, "aim": "Write once more."}

@@ -18,6 +18,7 @@ PUBLIC = [
     "DataError",
     "Estimate",
     "LeakError",
+    "Metric",
     "PrerequisiteError",
     "Record",
     "ReplayMiss",

@@ -29,9 +29,7 @@ from typing import Any, get_args
 import pydantic
 
 from spri_dspy.errors import UnknownNameError, UsageError
-
-METRICS = ("alignment", "empathy", "mix", "pearson", "score")
-"""Metrics that a recipe can name; `score` is the mean of a judge's only number."""
+from spri_dspy.lookup import names
 
 
 class _Part(pydantic.BaseModel):
@@ -84,7 +82,7 @@ class MetricPart(_Part):
     """What is maximised.
 
     Attributes:
-        name: one of METRICS.
+        name: alignment, empathy, mix, pearson, score, an installed one, or path/to/file.py:NAME.
         judge: its judge: reappraisal, generic, rubric, or path/to/file.py:NAME; by default the metric's own.
         judge_settings: of the judge, such as samples = 3.
         label: of pearson: human_score, another label, or oracle (a rubric judge with the data's own rubric makes it).
@@ -244,22 +242,23 @@ def _checked(place: str, table: Mapping[str, Any], folder: Path) -> Recipe:
     shares = data.fractions
     if shares and abs(shares.train + shares.validation + shares.test - 1) > 1e-6:
         raise UsageError(f"{place}: data.fractions must add up to 1")
-    if metric.name not in METRICS:
-        raise UsageError(f"{place}: {UnknownNameError('metric', metric.name, METRICS)}")
+    metrics = names("spri_dspy.metrics", "metric")
+    if metric.name not in metrics and ".py:" not in metric.name:
+        raise UsageError(f"{place}: {UnknownNameError('metric', metric.name, metrics)}")
     fitting = {"label": ("pearson",), "weight": ("mix",)}
-    for name, metrics in fitting.items():
-        if getattr(metric, name) is not None and metric.name not in metrics:
-            raise UsageError(f"{place}: metric.{name} is of {metrics[0]} only, not of {metric.name}")
+    for name, fit in fitting.items():
+        if getattr(metric, name) is not None and metric.name not in fit:
+            raise UsageError(f"{place}: metric.{name} is of {fit[0]} only, not of {metric.name}")
     recipe._folder = folder
     return recipe
 
 
 def _said(error: Mapping[str, Any]) -> str:
     """What pydantic complains about, in one line with the menu."""
-    names = [str(part) for part in error["loc"]]
-    field = ".".join(names)
+    parts = [str(part) for part in error["loc"]]
+    field = ".".join(parts)
     if error["type"] == "extra_forbidden":
-        return f"unknown field {field!r}; known: {', '.join(sorted(_fields(names[:-1])))}"
+        return f"unknown field {field!r}; known: {', '.join(sorted(_fields(parts[:-1])))}"
     if error["type"] == "missing":
         return f"the field {field!r} is missing"
     if error["type"] in ("model_type", "dict_type"):

@@ -18,10 +18,10 @@ from spri_dspy.errors import DataError, UsageError
 from spri_dspy.judges import load_judge
 from spri_dspy.leaks import Text
 from spri_dspy.lms.spec import LMSpec, check_roles, load_lm
+from spri_dspy.metrics import Metric, load_metric
 from spri_dspy.runs import file_fingerprint
 from spri_dspy.systems import load_system
 from spri_dspy.tasks import Example, Task
-from spri_dspy.tuning.metrics import Metric, load_metric, only_score
 from spri_dspy.tuning.splits import Splits, cut
 
 _JUDGES = {"alignment": "reappraisal", "empathy": "reappraisal", "mix": "reappraisal", "score": "generic"}
@@ -68,14 +68,12 @@ def make_metric(part: MetricPart, judge_lm: LMSpec, recipe: Recipe) -> Metric:
     if name is None and part.judge_settings:
         raise UsageError("metric.judge_settings are of a judge: name one as metric.judge")
     judge = load_judge(recipe.path(name), **part.judge_settings).set_lms(load_lm(judge_lm)) if name else None
-    if part.name == "score":
-        return Metric("score", "mean", only_score, judge)
     settings: dict[str, Any] = {"judge": judge} if judge else {}
     settings |= {"weight": part.weight} if part.weight is not None else {}
     settings |= {"label": part.label} if part.label is not None else {}
     if part.label == "oracle":
         settings["oracle"] = load_judge("rubric").set_lms(load_lm(judge_lm))
-    return load_metric(part.name, **settings)
+    return load_metric(recipe.path(part.name), **settings)
 
 
 def data_of(recipe: Recipe, task: Task, program: Any) -> tuple[dict[str, str], Any]:

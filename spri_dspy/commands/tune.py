@@ -31,10 +31,10 @@ from spri_dspy.errors import PrerequisiteError, UsageError
 from spri_dspy.lms.budget import Budget, price_of
 from spri_dspy.lms.cache import CallCache
 from spri_dspy.lms.spec import LMSpec, load_lm
+from spri_dspy.metrics import Metric
 from spri_dspy.runs import CACHE, MANIFEST, RunDir, fingerprint
 from spri_dspy.tasks import Example, Task, load_task
 from spri_dspy.tuning import make_search
-from spri_dspy.tuning.metrics import Metric
 from spri_dspy.tuning.splits import Splits, make_splits
 
 logger = logging.getLogger(__name__)

@@ -30,8 +30,8 @@ NO_GROUP = "(no group)"
 
 _CHUNK = 2_000_000  # resampled weights held at a time: 16 MB
 
-Needs = Literal["value", "label"]
-"""What a row must have to go in: a value, or a value and a label."""
+Needs = Literal["value", "label", "pair"]
+"""What a row must have to go in: a value, a value and a label, or its example and prediction."""
 
 Evaluator = Callable[["Floats"], "Floats"]
 """Maps how often each cluster was drawn (resamples x clusters) to one value a resample; nan: undefined."""
@@ -89,6 +89,8 @@ def group_of(score: Score) -> str:
 
 def has(score: Score, needs: Needs) -> bool:
     """Whether a score has what is needed; what is no finite number is missing."""
+    if needs == "pair":
+        return score.pair is not None
     return is_number(score.value) and (needs == "value" or is_number(score.label))
 
 

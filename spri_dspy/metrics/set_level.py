@@ -95,13 +95,17 @@ class Statistic:
 
     @classmethod
     def of(
-        cls, function: Callable[[Sequence[Score]], float | Estimate], name: str | None = None
+        cls,
+        function: Callable[[Sequence[Score]], float | Estimate],
+        name: str | None = None,
+        needs: Needs = "value",
     ) -> Statistic:
         """Any function of scores: it is called once for every resample, with examples of it repeated.
 
         Args:
-            function: pure, and blind to the scores' order; nan where it has no value. Every score has a value.
+            function: pure, and blind to the scores' order; nan where it has no value.
             name: by default the function's.
+            needs: what every score has that it is called with.
         """
 
         def prepare(columns: Columns, flat: float) -> Evaluator:
@@ -118,7 +122,7 @@ class Statistic:
             return found.value if isinstance(found, Estimate) else float(found)
 
         own = getattr(function, "__name__", type(function).__name__)
-        return cls(name or own, prepare, needs="value", undefined="the function gives no number")
+        return cls(name or own, prepare, needs=needs, undefined="the function gives no number")
 
     def __call__(
         self,
@@ -242,6 +246,8 @@ def _unusable(scores: Sequence[Score], columns: Columns, statistic: Statistic) -
             return "no examples"
         if statistic.needs == "label" and not any(is_number(s.label) for s in scores):
             return "no labels"
+        if statistic.needs == "pair":
+            return "no predictions"
         has_value = any(is_number(s.value) for s in scores)
         return "no example has both a score and a label" if has_value else "no scores"
     if not statistic.is_correlation:

@@ -19,7 +19,7 @@ from spri_dspy.errors import UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from spri_dspy.lms.budget import Budget
-    from spri_dspy.tuning.metrics import Metric
+    from spri_dspy.metrics import Metric
 
 OPTIMIZERS = (
     "bootstrap_few_shot",

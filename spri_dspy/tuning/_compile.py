@@ -19,12 +19,13 @@ import dspy
 from spri_dspy.errors import BudgetSpent, UsageError
 from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.client import Retry
+from spri_dspy.metrics import Metric
 from spri_dspy.records import Score
 from spri_dspy.tasks import Example
 from spri_dspy.tuning.decision import FEWEST_CLUSTERS, Decision, decide
 from spri_dspy.tuning.evaluation import Evaluator, Spent
-from spri_dspy.tuning.metrics import Metric
 from spri_dspy.tuning.programs import copy_program
+from spri_dspy.tuning.racing.objectives import objective_of, row_of
 from spri_dspy.tuning.racing.rounds import Found, Racing, search
 from spri_dspy.tuning.samplers import Candidate, Sampler, Space, make_sampler
 from spri_dspy.tuning.search_report import SearchReport
@@ -187,10 +188,10 @@ class Compile:
         with self.evaluator.holding_back(reserve):
             found = search(
                 self.space,
-                [self.metric.row(e) for e in rows],
+                [row_of(self.metric, e) for e in rows],
                 self._answer,
                 sampler=make_sampler(asked.sampler, self.space),
-                objective=self.metric.objective,
+                objective=objective_of(self.metric),
                 proposals=asked.proposals,
                 most=most,
                 racing=asked.racing,

@@ -19,6 +19,7 @@ from spri_dspy.errors import BudgetSpent, CallError, UsageError
 from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.cache import CallCache
 from spri_dspy.lms.client import Retry, Scope, failure_kind, use_scope
+from spri_dspy.metrics import Metric
 from spri_dspy.predict import RolePredict
 from spri_dspy.records import Score
 from spri_dspy.runs import CACHE
@@ -26,7 +27,6 @@ from spri_dspy.tasks import Example
 from spri_dspy.tuning.decision import COVERAGE_LOSS, FEWEST_CLUSTERS, Decision, decide
 from spri_dspy.tuning.evaluation import Evaluator, Spent
 from spri_dspy.tuning.example_metric import StandIn, as_rows
-from spri_dspy.tuning.metrics import Metric
 from spri_dspy.tuning.optimizers import RUNNERS, Job
 from spri_dspy.tuning.programs import copy_program, identity
 from spri_dspy.tuning.search_report import SearchReport

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from spri_dspy.metrics.bootstrap import group_of
 
 if TYPE_CHECKING:
+    from spri_dspy.metrics import Metric
     from spri_dspy.records import Score
-    from spri_dspy.tuning.metrics import Metric
     from spri_dspy.tuning.surrogate import Moments, Surrogate
 
 SOURCES = {

@@ -25,7 +25,7 @@ from spri_dspy.metrics.comparison import Comparison
 from spri_dspy.records import Estimate, Score
 
 if TYPE_CHECKING:
-    from spri_dspy.tuning.metrics import Metric
+    from spri_dspy.metrics import Metric
 
 FEWEST_CLUSTERS = 6
 """With fewer clusters no permutation test can reach p = 0.05: 2 of 2**5 swaps are as extreme as the observed one."""

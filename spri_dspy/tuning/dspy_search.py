@@ -29,10 +29,10 @@ from spri_dspy.bulk import plain
 from spri_dspy.errors import UnknownNameError, UsageError
 from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.spec import load_lm
+from spri_dspy.metrics import Metric, load_metric
 from spri_dspy.program import models_of
 from spri_dspy.runs import RunDir, fingerprint
 from spri_dspy.tuning._dspy_compile import DspyCompile
-from spri_dspy.tuning.metrics import Metric, load_metric
 from spri_dspy.tuning.optimizers import RUNNERS, options_of
 from spri_dspy.tuning.programs import copy_program, identity
 from spri_dspy.tuning.splits import Splits, make_splits

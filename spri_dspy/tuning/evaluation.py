@@ -32,11 +32,12 @@ from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.cache import CallCache
 from spri_dspy.lms.client import Retry, Scope, ScopedLM, use_scope
 from spri_dspy.lms.concurrency import Limiter
+from spri_dspy.metrics import Metric, judge_inputs
+from spri_dspy.metrics.metric import ORACLE
 from spri_dspy.program import models_of
 from spri_dspy.records import Record, Score
 from spri_dspy.runs import CACHE, RunDir
 from spri_dspy.tasks import Example, make_example
-from spri_dspy.tuning.metrics import ORACLE, Metric, judge_inputs
 from spri_dspy.tuning.programs import identity, lm_of, resampled
 
 logger = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ from typing import Any
 import dspy
 
 from spri_dspy.bulk import plain
+from spri_dspy.metrics import Metric, judge_inputs
 from spri_dspy.records import Record, Score
 from spri_dspy.tasks import Example
 from spri_dspy.tuning._feedback import feedback
-from spri_dspy.tuning.metrics import Metric, judge_inputs
 from spri_dspy.tuning.student import META, Halt, Watch
 from spri_dspy.tuning.surrogate import Surrogate
 

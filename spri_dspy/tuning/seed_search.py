@@ -33,10 +33,10 @@ from spri_dspy.errors import UsageError
 from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.client import Retry
 from spri_dspy.lms.spec import load_lm
+from spri_dspy.metrics import Metric, load_metric
 from spri_dspy.program import models_of
 from spri_dspy.runs import RunDir, fingerprint
 from spri_dspy.tuning._compile import REPORT, Compile
-from spri_dspy.tuning.metrics import Metric, load_metric
 from spri_dspy.tuning.programs import copy_program, identity
 from spri_dspy.tuning.racing.rounds import Racing
 from spri_dspy.tuning.samplers import Sampler, Space

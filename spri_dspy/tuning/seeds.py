@@ -16,12 +16,12 @@ import dspy
 
 from spri_dspy.bulk import plain
 from spri_dspy.errors import UnknownNameError, UsageError
+from spri_dspy.metrics import Metric
 from spri_dspy.predict import RolePredict
 from spri_dspy.records import Record, Score
 from spri_dspy.runs import fingerprint
 from spri_dspy.tasks import Example, make_example
 from spri_dspy.tuning.evaluation import Evaluator
-from spri_dspy.tuning.metrics import Metric
 
 Source = Literal["start", "written", "bootstrapped", "proposed"]
 

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING
 from spri_dspy.metrics.bootstrap import group_of, is_number
 
 if TYPE_CHECKING:
+    from spri_dspy.metrics import Metric
     from spri_dspy.records import Score
-    from spri_dspy.tuning.metrics import Metric
 
 NEUTRAL = 0.5
 """What the incumbent's examples have on average, and what a missing score counts as."""

@@ -13,10 +13,10 @@ from spri_dspy.commands import tune as recipe_run
 from spri_dspy.commands.recipe_parts import planned_runs
 from spri_dspy.errors import LeakError, UnknownNameError, UsageError
 from spri_dspy.lms.cache import CallCache
+from spri_dspy.metrics.metric import ORACLE
 from spri_dspy.records import Estimate
 from spri_dspy.tuning import OPTIMIZERS
 from spri_dspy.tuning.decision import Decision
-from spri_dspy.tuning.metrics import ORACLE
 from spri_dspy.tuning.plots import draw, points
 from spri_dspy.tuning.search_report import SearchReport
 from tests.command import write

@@ -6,12 +6,14 @@ import random
 import numpy as np
 import pytest
 
+from spri_dspy.metrics import Metric
 from spri_dspy.metrics.comparison import compare
+from spri_dspy.metrics.pearson import metric as pearson
+from spri_dspy.metrics.readers import own_judgement
 from spri_dspy.metrics.set_level import mean
 from spri_dspy.metrics.set_level import pearson as pearson_statistic
 from spri_dspy.records import Score
 from spri_dspy.tuning.decision import decide
-from spri_dspy.tuning.metrics import Metric, own_judgement, pearson
 
 MEAN = Metric("level", "mean", own_judgement)
 

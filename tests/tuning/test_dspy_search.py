@@ -13,6 +13,8 @@ from spri_dspy.errors import BudgetSpent, PrerequisiteError, UnknownNameError, U
 from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.client import Scope
 from spri_dspy.lms.replay import replay_lm
+from spri_dspy.metrics import Metric
+from spri_dspy.metrics.pearson import metric as pearson
 from spri_dspy.predict import demos_of_group
 from spri_dspy.records import Score
 from spri_dspy.tasks import make_example
@@ -20,7 +22,6 @@ from spri_dspy.tuning import OPTIMIZERS, make_search
 from spri_dspy.tuning._dspy_compile import _Known, _ranking
 from spri_dspy.tuning.dspy_search import COMMON, DspySearch
 from spri_dspy.tuning.example_metric import StandIn, as_rows
-from spri_dspy.tuning.metrics import Metric, pearson
 from spri_dspy.tuning.optimizers import RUNNERS, options_of
 from spri_dspy.tuning.student import Halt, Seen, Student, Watch, tidy
 from spri_dspy.tuning.surrogate import NEUTRAL, fit
@@ -174,7 +175,7 @@ def watched(town, examples, *, budget=None, metric=None, stages=("principles.gen
 def test_a_failed_example_is_neutral_to_scorers_and_false_to_bootstrapping():
     examples = make_examples(Listening(), 4)
     town = Listening(dumb=[examples[0].input_values["question"][12:-1]])
-    strict = replace(pearson(), read=lambda outputs: outputs["response"]["score"])
+    strict = replace(pearson(), read=lambda example, prediction: prediction["response"]["score"])
     student, metric, watch = watched(town, examples, metric=strict)
     bad, good = (as_rows(examples)[i] for i in (0, 1))
     failed, fine = student(**bad.inputs()), student(**good.inputs())
@@ -188,7 +189,7 @@ def test_a_failed_example_is_neutral_to_scorers_and_false_to_bootstrapping():
 
 
 def test_a_metric_that_cannot_be_computed_ends_the_search(tmp_path, nobody):
-    def broken(outputs):
+    def broken(example, prediction):
         raise ZeroDivisionError("a mistake in the metric")
 
     examples = make_examples(Listening(), 4)

@@ -12,12 +12,14 @@ from spri_dspy.judges import load_judge
 from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.client import Retry
 from spri_dspy.lms.replay import replay_lm
+from spri_dspy.metrics import Metric
+from spri_dspy.metrics.pearson import metric as pearson
+from spri_dspy.metrics.readers import only_score
 from spri_dspy.program import models_of
 from spri_dspy.records import Score
 from spri_dspy.runs import RunDir
 from spri_dspy.tasks import make_example
 from spri_dspy.tuning.evaluation import Evaluator, Spent
-from spri_dspy.tuning.metrics import Metric, only_score, pearson
 from spri_dspy.tuning.programs import copy_program, identity, resampled
 from tests.factories import chat
 from tests.tuning.world import Town, helpful_rows, make_brief, make_examples, make_program

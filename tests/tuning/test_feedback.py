@@ -4,13 +4,13 @@ import re
 
 import pytest
 
+from spri_dspy.metrics import Metric
 from spri_dspy.records import Score
 from spri_dspy.tuning._feedback import as_text, feedback, missed
-from spri_dspy.tuning.metrics import Metric
 from spri_dspy.tuning.surrogate import fit
 
-PEARSON = Metric("pearson", "pearson", lambda outputs: None, label="human_score")
-MEAN = Metric("mix", "mean", lambda outputs: None)
+PEARSON = Metric("pearson", "pearson", lambda example, prediction: None, label="human_score")
+MEAN = Metric("mix", "mean", lambda example, prediction: None)
 LIKE = [
     Score(str(i), float(v), float(h), "a")
     for i, (v, h) in enumerate([(1, 1), (2, 2), (3, 3), (4, 4), (5, 5)])

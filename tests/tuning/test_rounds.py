@@ -8,9 +8,12 @@ from hashlib import blake2b
 import pytest
 
 from spri_dspy.errors import BudgetSpent, UsageError
+from spri_dspy.metrics import Metric
+from spri_dspy.metrics.pearson import metric as pearson
+from spri_dspy.metrics.readers import own_judgement
 from spri_dspy.records import Score
 from spri_dspy.tuning.decision import decide
-from spri_dspy.tuning.metrics import Metric, own_judgement, pearson
+from spri_dspy.tuning.racing.objectives import objective_of
 from spri_dspy.tuning.racing.race import Row
 from spri_dspy.tuning.racing.rounds import Racing, search
 from spri_dspy.tuning.samplers import Space, make_sampler
@@ -57,7 +60,7 @@ class Sim:
             self.rows[: self.n_search],
             answer or self.answer,
             sampler=make_sampler(sampler, self.space),
-            objective=self.metric.objective,
+            objective=objective_of(self.metric),
             proposals=proposals,
             most=int(racing.share * (proposals + 2) * self.n_search) if most is None else most,
             racing=racing,

@@ -12,9 +12,12 @@ import spri_dspy as spri
 from spri_dspy.errors import LeakError, RunMismatchError, UnknownNameError, UsageError
 from spri_dspy.judges import load_judge
 from spri_dspy.lms.budget import Budget
+from spri_dspy.metrics import Metric
+from spri_dspy.metrics.mix import metric as mix
+from spri_dspy.metrics.pearson import metric as pearson
+from spri_dspy.metrics.readers import own_judgement
 from spri_dspy.records import Record
 from spri_dspy.tasks import make_example
-from spri_dspy.tuning.metrics import Metric, mix, own_judgement, pearson
 from spri_dspy.tuning.programs import identity
 from spri_dspy.tuning.racing.race import Row
 from spri_dspy.tuning.seed_search import REPORT, Racing, SeedSearch
@@ -328,7 +331,7 @@ def test_any_function_chooses_its_winner(tmp_path):
         pairs = [(s.value, s.label) for s in scores if s.value is not None]
         return sum(abs(x - y) <= 1 for x, y in pairs) / len(pairs) if pairs else math.nan
 
-    metric = Metric.of(agreement, label="human_score", surrogate="pearson")
+    metric = Metric.of_scores(agreement, label="human_score", surrogate="pearson")
     _, _, tuned = tune(tmp_path, metric=metric, n=72, proposals=4)
     assert tuned.report.rounds[-1]["race"] == "finalists, by the metric itself"
     assert tuned.report.decision.start.name == "agreement"

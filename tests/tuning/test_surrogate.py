@@ -5,12 +5,12 @@ from statistics import fmean
 
 import pytest
 
+from spri_dspy.metrics import Metric
 from spri_dspy.records import Score
-from spri_dspy.tuning.metrics import Metric
 from spri_dspy.tuning.surrogate import NEUTRAL, fit
 
-PEARSON = Metric("pearson", "pearson", lambda outputs: None, label="human_score")
-MEAN = Metric("score", "mean", lambda outputs: None)
+PEARSON = Metric("pearson", "pearson", lambda example, prediction: None, label="human_score")
+MEAN = Metric("score", "mean", lambda example, prediction: None)
 
 
 def scores_of(pairs, group="a", first=0):

@@ -13,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from spri_dspy.metrics.bootstrap import NO_GROUP, is_number
 from spri_dspy.metrics.set_level import (
@@ -27,6 +27,7 @@ from spri_dspy.metrics.set_level import (
 if TYPE_CHECKING:
     import random
 
+    from spri_dspy.metrics import Metric
     from spri_dspy.metrics.bootstrap import Floats, Integers
 
 _MOST_STRATA = 12  # a group's labels beyond this number are binned
@@ -87,6 +88,11 @@ class Plan:
         due = (rank + chance) / (self.share * self.spread)[self.stratum]
         order = np.lexsort((chance, np.where(rank == 0, 0.0, due)))
         return replace(self, **{n: getattr(self, n)[order] for n in ("rows", "stratum", "group", "label")})
+
+
+def row_of(metric: Metric, example: Any) -> Row:
+    """What a race knows of an example before it is scored."""
+    return Row(metric.label_of(example), example.group, example.cluster)
 
 
 class Measure(NamedTuple):
@@ -256,6 +262,11 @@ class Mean:
 
         both = sums.sum(axis=-2)
         return both[..., 1] / np.maximum(both[..., 0], 1e-300)
+
+
+def objective_of(metric: Metric) -> Objective:
+    """What a race maximises for a metric; of an arbitrary function its surrogate."""
+    return MacroPearson() if metric.kind == "pearson" else Mean()
 
 
 def _bins(label: Floats, min_size: float) -> Integers:

@@ -7,20 +7,16 @@ import pytest
 
 from spri_dspy.errors import UnknownNameError, UsageError
 from spri_dspy.judges import load_judge
+from spri_dspy.metrics import Metric, judge_inputs, load_metric
 from spri_dspy.metrics import set_level as scoring
+from spri_dspy.metrics.alignment import metric as alignment
+from spri_dspy.metrics.empathy import metric as empathy
+from spri_dspy.metrics.mix import metric as mix
+from spri_dspy.metrics.pearson import metric as pearson
+from spri_dspy.metrics.readers import only_score, own_judgement
 from spri_dspy.records import Estimate, Record, Score
 from spri_dspy.tasks import make_example
-from spri_dspy.tuning.metrics import (
-    Metric,
-    alignment,
-    empathy,
-    judge_inputs,
-    load_metric,
-    mix,
-    only_score,
-    own_judgement,
-    pearson,
-)
+from spri_dspy.tuning.racing.objectives import objective_of, row_of
 from spri_dspy.tuning.racing.race import MacroPearson, Mean, Row
 
 
@@ -87,7 +83,7 @@ def test_failed_and_missing_records_have_no_value():
 )
 def test_a_human_score_that_is_none_is_no_label(human, label):
     assert pearson().label_of(example(human_score=human)) == label
-    assert pearson().row(example(human_score=human)) == Row(label, "g", None)
+    assert row_of(pearson(), example(human_score=human)) == Row(label, "g", None)
 
 
 def test_other_labels_may_be_negative():
@@ -99,7 +95,7 @@ def test_pearson_is_the_mean_over_groups():
     metric = pearson()
     assert metric.value(scores) == scoring.macro(scoring.pearson, scores)
     assert metric.measure(scores) == pytest.approx(metric.value(scores).value)
-    assert isinstance(metric.objective, MacroPearson)
+    assert isinstance(objective_of(metric), MacroPearson)
 
 
 def test_a_group_with_constant_scores_earns_nothing():
@@ -125,7 +121,7 @@ def test_alignment_and_empathy_read_the_judge():
     made = record(scores={"alignment": 7, "empathy": 4, "harmful": 0.0})
     assert only(alignment(judge=Spy()), made) == 7.0
     assert only(empathy(judge=Spy()), made) == 4.0
-    assert isinstance(alignment(judge=Spy()).objective, Mean)
+    assert isinstance(objective_of(alignment(judge=Spy())), Mean)
 
 
 @pytest.mark.parametrize(
@@ -167,38 +163,39 @@ def spread(scores):
 
 
 def test_any_function_is_a_metric():
-    metric = Metric.of(spread)
+    metric = Metric.of_scores(spread)
     scores = series([1, 2, 5, None], [1, 1, 1, 1])
     estimate = metric.value(scores, rng=random.Random(1))
     assert (metric.name, metric.measure(scores), estimate.value) == ("spread", 4.0, 4.0)
     assert (estimate.n, estimate.dropped) == (3, 1)
     assert 0 <= estimate.low <= estimate.high <= 4
-    assert isinstance(metric.objective, Mean)
-    assert isinstance(Metric.of(spread, surrogate="pearson", label="human_score").objective, MacroPearson)
+    assert isinstance(objective_of(metric), Mean)
+    correlated = Metric.of_scores(spread, surrogate="pearson", label="human_score")
+    assert isinstance(objective_of(correlated), MacroPearson)
 
 
 def test_a_function_may_give_an_estimate():
-    metric = Metric.of(lambda scores: Estimate("mine", 0.5, len(scores)))
+    metric = Metric.of_scores(lambda scores: Estimate("mine", 0.5, len(scores)))
     assert metric.measure([Score("a", 1.0)]) == 0.5
 
 
 def test_a_function_without_a_value_says_so():
-    estimate = Metric.of(lambda scores: math.nan).value([Score("a", 1.0)])
+    estimate = Metric.of_scores(lambda scores: math.nan).value([Score("a", 1.0)])
     assert math.isnan(estimate.value) and estimate.reason == "the function gives no number"
-    assert math.isnan(Metric.of(spread).compare([], []).difference)
+    assert math.isnan(Metric.of_scores(spread).compare([], []).difference)
 
 
 def test_a_function_compares_two_systems_on_what_both_have():
     ours = series([1, 5, 3, 2, 4, None], range(6))
     theirs = series([2, 3, 3, 3, None, 1], range(6))
-    found = Metric.of(spread).compare(ours, theirs, rng=random.Random(1))
+    found = Metric.of_scores(spread).compare(ours, theirs, rng=random.Random(1))
     assert (found.difference, found.n, found.dropped) == (3.0, 4, 2)
     assert found.low <= found.difference <= found.high
 
 
 def test_a_correlation_as_stand_in_needs_a_label():
     with pytest.raises(UsageError, match="label"):
-        Metric.of(spread, surrogate="pearson")
+        Metric.of_scores(spread, surrogate="pearson")
 
 
 def test_comparisons_are_paired():
@@ -234,14 +231,14 @@ def test_shortcomings_are_said_in_words():
 
 
 def test_only_score_refuses_to_choose():
-    assert only_score({"scores": {"score": 3}}) == 3
-    assert only_score({}) is None
+    assert only_score(None, {"scores": {"score": 3}}) == 3
+    assert only_score(None, {}) is None
     with pytest.raises(UsageError, match="alignment, empathy"):
-        only_score({"scores": {"alignment": 3, "empathy": 4}})
+        only_score(None, {"scores": {"alignment": 3, "empathy": 4}})
 
 
 def test_own_judgement_of_a_text_is_none():
-    assert own_judgement({"response": "fine"}) is None
+    assert own_judgement(None, {"response": "fine"}) is None
 
 
 def test_identity_tells_judges_and_settings_apart():
