@@ -11,9 +11,11 @@ It knows programs only as things with `acall`, and runs only through RunDir.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from spri_dspy.errors import (
     UsageError,
 )
 from spri_dspy.event_loop import run_to_end
+from spri_dspy.evidence import Evidence, collect
 from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.cache import CallCache, take_over_shards
 from spri_dspy.lms.client import Retry, Scope, failure_kind, use_scope
@@ -37,8 +40,10 @@ from spri_dspy.lms.concurrency import TURN, Limiter, Turn
 from spri_dspy.program import fingerprint, models_of, settings_of
 from spri_dspy.records import Record, Usage
 from spri_dspy.redaction import error_line
-from spri_dspy.runs import CACHE, RunDir
+from spri_dspy.runs import CACHE, CallLog, RunDir
 from spri_dspy.tasks.example import Example, as_examples
+
+logger = logging.getLogger(__name__)
 
 FUSE_SHARE, FUSE_LEAST, FUSE_WINDOW = 0.5, 20, 100
 """A run stops when at least this share of the last FUSE_WINDOW examples failed, FUSE_LEAST of them having ended."""
@@ -53,38 +58,84 @@ _META = ("trace", "usage", "stop_reasons")
 
 @dataclass
 class Summary:
-    """What one call of `run_bulk` did: examples run, of these failed, and examples skipped as finished before."""
+    """What one call of `run_bulk` did.
+
+    Attributes:
+        done: examples run; of these `failed`.
+        skipped: examples that were finished before.
+        flags: of the examples run, how many were flagged as "truncated" or "degenerate", see `records.Record`.
+    """
 
     done: int = 0
     failed: int = 0
     skipped: int = 0
+    flags: Counter[str] = field(default_factory=Counter)
 
 
-def run_bulk(program: Any, examples: Iterable[Any], run: RunDir | str | Path, **settings: Any) -> Summary:
+def run_bulk(
+    program: Any,
+    examples: Iterable[Any],
+    run: RunDir | str | Path,
+    *,
+    concurrency: int = 16,
+    retry: Retry | None = None,
+    retry_errors: bool = False,
+    budget: Budget | None = None,
+    deadline: float | None = None,
+    cache_folder: Path | None = None,
+    keep_calls: bool = False,
+    on_record: Callable[[Record], None] | None = None,
+) -> Summary:
     """Run a program over examples into a run directory. Works inside a notebook's event loop too.
 
         spri.run_bulk(program, task.examples("posts.jsonl"), "runs/posts", concurrency=32)
 
     Args:
-        program: as for `arun_bulk`.
+        program: a DSPy module with `acall(group=..., **inputs)`.
         examples: what `task.examples(FILE)` gives, dspy.Examples, dicts, or a datasets.Dataset; see `as_examples`.
+            Read lazily; at most a window of them is open.
         run: a path, where a run of this very program with these LMs is started or resumed, or a RunDir that is open.
-        **settings: concurrency, retry_errors, budget, deadline and the others of `arun_bulk`.
+            Finished examples are skipped.
+        concurrency: calls in flight at most, per LM; fewer while a server says that it has too much to do.
+        retry: how transient failures of single calls are tried again.
+        retry_errors: run examples that failed before once more.
+        budget: what the run may spend; see `lms.budget.Budget`.
+        deadline: seconds after which an example is given up, None for never; waiting for a place does not count.
+        cache_folder: where finished calls are kept, the run's own by default; runs that share one share calls.
+        keep_calls: keep prompt and answer of every call in RUN/calls.jsonl; of LMs that `load_lm` made.
+        on_record: called with each new record, after it is written.
 
     Raises:
         RunMismatchError: the path holds a run of another program, with other LMs, or of other inputs.
+        BudgetSpent: the budget is spent; calls that were in flight then are finished and kept.
+        UsageError: concurrency below 1, a deadline that is none, two examples of one id, or the run cannot be written.
+        PrerequisiteError: a failure that every example would meet; finished examples are kept.
     """
-    if not isinstance(run, RunDir):
-        made = {
-            "program": fingerprint(program),
-            "settings": settings_of(program),
-            "models": models_of(program),
-        }
-        with RunDir.create(run, made) as directory:
-            same = _same_inputs(examples_for(program, examples), directory)
-            return run_bulk(program, same, directory, **settings)
 
-    return run_to_end(arun_bulk(program, examples, run, **settings))
+    async def into(directory: RunDir, given: Iterable[Any]) -> Summary:
+        return await arun_bulk(
+            program,
+            given,
+            directory,
+            concurrency=concurrency,
+            retry=retry,
+            retry_errors=retry_errors,
+            budget=budget,
+            deadline=deadline,
+            cache_folder=cache_folder,
+            keep_calls=keep_calls,
+            on_record=on_record,
+        )
+
+    if isinstance(run, RunDir):
+        return run_to_end(into(run, examples))
+    made = {
+        "program": fingerprint(program),
+        "settings": settings_of(program),
+        "models": models_of(program),
+    }
+    with RunDir.create(run, made) as directory:
+        return run_to_end(into(directory, _same_inputs(examples_for(program, examples), directory)))
 
 
 async def arun_bulk(
@@ -98,36 +149,15 @@ async def arun_bulk(
     budget: Budget | None = None,
     deadline: float | None = None,
     cache_folder: Path | None = None,
+    keep_calls: bool = False,
     on_record: Callable[[Record], None] | None = None,
 ) -> Summary:
-    """Run a program over examples into a run directory.
-
-    Args:
-        program: a DSPy module with `acall(group=..., **inputs)`.
-        examples: read lazily; at most a window of them is open. As for `run_bulk`.
-        run: from `RunDir.create`. Finished examples are skipped.
-        concurrency: calls in flight at most, per LM; fewer while a server says that it has too much to do.
-        retry: how transient failures of single calls are tried again.
-        retry_errors: run examples that failed before once more.
-        budget: what the run may spend; see `lms.budget.Budget`.
-        deadline: seconds after which an example is given up, None for never; waiting for a place does not count.
-        cache_folder: where finished calls are kept, the run's own by default; runs that share one share calls.
-        on_record: called with each new record, after it is written.
-
-    Raises:
-        BudgetSpent: the budget is spent; calls that were in flight then are finished and kept.
-        UsageError: concurrency below 1, a deadline that is none, two examples of one id, or the run cannot be written.
-        PrerequisiteError: a failure that every example would meet; finished examples are kept.
-    """
+    """Run a program over examples into a run directory that is open; everything else as for `run_bulk`."""
     limiter = Limiter(concurrency)
     check_budget(program, budget)
     check_deadline(deadline)
     folder = cache_folder or run.path / CACHE
     take_over_shards(folder)
-    cache = CallCache(folder)
-    if budget is not None and cache_folder is None:
-        budget.resume(cache.spent(), _lms(program))
-    scope = Scope(cache=cache, slots=limiter, retry=retry or Retry(), budget=budget)
     work = Work(program, run, run.finished(retry_errors=retry_errors), on_record, deadline)
 
     def queue() -> Iterator[Example]:
@@ -136,15 +166,19 @@ async def arun_bulk(
             limiter.end()
 
     line = queue()
-    try:
-        with use_scope(scope), dspy.context(disable_history=True, trace=None):
-            async with asyncio.TaskGroup() as group:
-                for _ in range(window_of(program, concurrency)):
-                    group.create_task(work.drain(line))
-    except* Exception as errors:
-        raise _first(errors) from None
-    finally:
-        cache.close()
+    with ExitStack() as stack:
+        cache = stack.enter_context(closing(CallCache(folder)))
+        if budget is not None and cache_folder is None:
+            budget.resume(cache.spent(), _lms(program))
+        calls = stack.enter_context(closing(CallLog(run.path))) if keep_calls else None
+        scope = Scope(cache=cache, slots=limiter, retry=retry or Retry(), budget=budget, on_call=calls)
+        try:
+            with use_scope(scope), dspy.context(disable_history=True, trace=None):
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(window_of(program, concurrency)):
+                        group.create_task(work.drain(line))
+        except* Exception as errors:
+            raise _first(errors) from None
     if work.spent:
         raise BudgetSpent(f"{work.spent}; {work.summary.done} examples were finished now, in {run.path}")
     return work.summary
@@ -208,22 +242,43 @@ class Work:
             "cluster": example.cluster,
             "labels": plain(example.label_values),
         }
-        try:
-            async with asyncio.timeout(self.deadline) as clock:
-                TURN.set(Turn(self.begun, clock=clock))
-                prediction = await self.program.acall(group=example.group, **example.input_values)
-        except Exception as error:  # one example's failure is a record, not the end of the run
-            if failure_kind(error) == "fatal":
-                raise PrerequisiteError(
-                    f"every example would fail: {error_line(error)}; check the LM's key, model and address, then start "
-                    "the same command again, finished examples are kept"
-                ) from error
-            if isinstance(error, UsageError | BudgetSpent):
-                raise
-            if isinstance(error, TimeoutError) and self.deadline is not None:
-                error = CallError(f"not finished within the deadline of {self.deadline} s")
-            return Record(**common, error=error_line(error), seconds=round(time.monotonic() - start, 3))
-        return Record(**common, **_kept(prediction), seconds=round(time.monotonic() - start, 3))
+        with collect(example.id) as evidence:
+            try:
+                async with asyncio.timeout(self.deadline) as clock:
+                    TURN.set(Turn(self.begun, clock=clock))
+                    prediction = await self.program.acall(group=example.group, **example.input_values)
+                found = _kept(prediction, evidence)
+            except Exception as error:  # one example's failure is a record, not the end of the run
+                found = self._failed(error, evidence)
+        seconds = round(time.monotonic() - start, 3)
+        return Record(**common, **found, flags=tuple(evidence.flags), seconds=seconds)
+
+    def _failed(self, error: Exception, evidence: Evidence) -> dict[str, Any]:
+        """What a record says of an example that failed.
+
+        Raises:
+            SpriError: the failure would meet every example, or ends the run.
+        """
+        if failure_kind(error) == "fatal":
+            raise PrerequisiteError(
+                f"every example would fail: {error_line(error)}; check the LM's key, model and address, then start "
+                "the same command again, finished examples are kept"
+            ) from error
+        if isinstance(error, UsageError | BudgetSpent):
+            raise error
+        if isinstance(error, TimeoutError) and self.deadline is not None:
+            late = CallError(f"not finished within the deadline of {self.deadline} s")
+            late.__cause__, error = error, late
+        failure = evidence.failure(error)
+        logger.info(
+            "example %r failed at %s: %s", evidence.example, failure.stage or "no call", error_line(error)
+        )
+        return {
+            "error": error_line(error),
+            "failure": failure,
+            "trace": tuple(evidence.trace),
+            "usage": evidence.usage,
+        }
 
     def keep(self, record: Record) -> None:
         """Write a record and count it.
@@ -241,6 +296,7 @@ class Work:
     def _watch(self, record: Record) -> None:
         self.recent.append(record.ok)
         self.summary.failed += not record.ok
+        self.summary.flags.update({flag.partition(":")[0] for flag in record.flags})
         failed = self.recent.count(False)
         if not record.ok and failed >= FUSE_LEAST and failed >= FUSE_SHARE * len(self.recent):
             raise PrerequisiteError(
@@ -249,16 +305,16 @@ class Work:
             )
 
 
-def _kept(prediction: dspy.Prediction) -> dict[str, Any]:
-    """A prediction as the fields of a Record."""
+def _kept(prediction: dspy.Prediction, evidence: Evidence) -> dict[str, Any]:
+    """A prediction as the fields of a Record; usage and trace that it does not state are those collected."""
     outputs = {name: plain(value) for name, value in prediction.items() if name not in _META}
+    stated = prediction.get("usage", {})
+    usage = {role: used for role, used in stated.items() if isinstance(used, Usage)}
     return {
         "outputs": outputs,
         "stop_reasons": dict(prediction.get("stop_reasons", {})),
-        "trace": tuple(prediction.get("trace", ())),
-        "usage": {
-            role: used for role, used in prediction.get("usage", {}).items() if isinstance(used, Usage)
-        },
+        "trace": tuple(prediction.get("trace", evidence.trace)),
+        "usage": usage or evidence.usage,
     }
 
 

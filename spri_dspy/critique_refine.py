@@ -39,7 +39,6 @@ class Outcome:
     value: Any
     score: int | None
     stop_reason: StopReason
-    trace: tuple[Round, ...]
 
 
 class CritiqueRefine(dspy.Module):
@@ -101,22 +100,21 @@ class CritiqueRefine(dspy.Module):
         draft = yield self.generate, arguments(self.generate, inputs, group)
         value = draft[self.candidate]
         seen: list[tuple[Any, int | None]] = []
-        trace: list[Round] = []
         for number in range(1, self.max_critiques + 1):
-            verdict = yield from self._judge({**inputs, self.candidate: value}, value, group, trace)
+            verdict = yield from self._judge({**inputs, self.candidate: value}, value, group)
             seen.append((value, verdict.score))
             if verdict.score is None:
-                return self._outcome(seen, "unscored", trace)
+                return self._outcome(seen, "unscored")
             if verdict.score >= self.accept_at:
-                return self._outcome(seen, "accepted", trace)
+                return self._outcome(seen, "accepted")
             if number < self.max_critiques:
                 known = {**inputs, self.candidate: value, "feedback": verdict.feedback}
                 refined = yield self.refine, arguments(self.refine, known, group)
                 value = refined[self.improved]
-        return self._outcome(seen, "exhausted", trace)
+        return self._outcome(seen, "exhausted")
 
     def _judge(
-        self, known: Mapping[str, Any], value: Any, group: str | None, trace: list[Round]
+        self, known: Mapping[str, Any], value: Any, group: str | None
     ) -> Generator[Step, dspy.Prediction, Verdict]:
         """Critique one candidate, asking again while no score can be read."""
         samples = 1 + (ASK_AGAIN if self.on_unscored == "ask_again" else 0)
@@ -124,17 +122,16 @@ class CritiqueRefine(dspy.Module):
         for attempt in range(samples):
             judged = yield self.critique, {**arguments(self.critique, known, group), "rollout": attempt}
             verdict = Verdict(judged["feedback"] or "", judged["score"])
-            trace.append(Round(self.stage, str(value), verdict, attempt))
-            current().trace.append(trace[-1])
+            current().trace.append(Round(self.stage, str(value), verdict, attempt))
             if verdict.score is not None:
                 break
         return verdict
 
-    def _outcome(self, seen: list[tuple[Any, int | None]], reason: StopReason, trace: list[Round]) -> Outcome:
+    def _outcome(self, seen: list[tuple[Any, int | None]], reason: StopReason) -> Outcome:
         value, score = seen[-1]
         if self.keep == "best":
             value, score = max(reversed(seen), key=lambda candidate: candidate[1] or 0)
-        return Outcome(value, score, reason, tuple(trace))
+        return Outcome(value, score, reason)
 
     def forward(self, group: str | None = None, **inputs: Any) -> dspy.Prediction:
         """Run the loop: the candidate under its own name, `score`, `stop_reason`, `trace`, `usage`."""
@@ -150,22 +147,21 @@ class CritiqueRefine(dspy.Module):
             self.candidate: outcome.value,
             "score": outcome.score,
             "stop_reason": outcome.stop_reason,
-            "trace": list(outcome.trace),
         }
 
 
 def run_plan(plan: Plan) -> dspy.Prediction:
-    """Run a plan to its end: the fields that it returns, and usage by role."""
+    """Run a plan to its end: the fields that it returns, `trace`, and `usage` by role."""
     with collect() as evidence:
         fields = drive(plan, lambda step: step[0](**step[1]))
-    return dspy.Prediction(**fields, usage=evidence.usage)
+    return dspy.Prediction(**fields, trace=evidence.trace, usage=evidence.usage)
 
 
 async def arun_plan(plan: Plan) -> dspy.Prediction:
     """The same, without blocking."""
     with collect() as evidence:
         fields = await adrive(plan, lambda step: step[0].acall(**step[1]))
-    return dspy.Prediction(**fields, usage=evidence.usage)
+    return dspy.Prediction(**fields, trace=evidence.trace, usage=evidence.usage)
 
 
 def arguments(predictor: RolePredict, known: Mapping[str, Any], group: str | None) -> dict[str, Any]:

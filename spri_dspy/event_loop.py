@@ -19,12 +19,18 @@ T = TypeVar("T")
 def run_to_end(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end; in a notebook, whose thread has a loop already, beside that in another thread."""
     with _few_collections():
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            with asyncio.Runner(loop_factory=_Loop) as runner:
-                return runner.run(work)
-        return _in_a_thread(work)
+        if _has_loop():
+            return _in_a_thread(work)
+        with asyncio.Runner(loop_factory=_Loop) as runner:
+            return runner.run(work)
+
+
+def _has_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

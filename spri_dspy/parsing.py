@@ -199,6 +199,33 @@ def _decoded(text: str, at: int) -> tuple[Any, int]:
     return None, at
 
 
+def is_degenerate(text: str) -> bool:
+    """True if a text ends in a group of characters repeated on and on, as a model writes that has lost its way.
+
+    The repetition covers at least 300 characters and holds at least 6 copies of the group (`[#] [#] [#] ...`, a line or
+    a sentence over and over); the last copy may be cut off. Looks at the last 8,000 characters; time is linear in them.
+    """
+    tail = text[-_TAIL:].rstrip()
+    # The quick look settles nearly all.
+    if len(tail) < _LEAST_REPEATED or tail.count(tail[-12:]) < _COPIES - 1:
+        return False
+    # Borders: of each prefix, the longest proper prefix that also ends it.
+    backwards, borders = tail[::-1], [0]
+    for length in range(1, len(backwards)):
+        border = borders[-1]
+        while border and backwards[length] != backwards[border]:
+            border = borders[border - 1]
+        border += backwards[length] == backwards[border]
+        borders.append(border)
+        covered, period = length + 1, length + 1 - border
+        if covered >= _LEAST_REPEATED and covered >= _COPIES * period:
+            return True
+    return False
+
+
+_TAIL, _LEAST_REPEATED, _COPIES = 8_000, 300, 6
+
+
 def _tags(text: str, low: int, high: int) -> Iterator[int | None]:
     """Every number that a tag states, in order; None for one that is no score on this scale."""
     for tag in _TAG.finditer(text):

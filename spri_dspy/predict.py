@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 import dspy
@@ -22,6 +22,7 @@ from spri_dspy.evidence import current
 from spri_dspy.lms.client import forget
 from spri_dspy.lms.spec import CALL, Call, load_lm
 from spri_dspy.nearest import Embedder, nearest
+from spri_dspy.parsing import is_degenerate
 from spri_dspy.records import Usage
 from spri_dspy.trampoline import adrive, drive
 
@@ -101,27 +102,53 @@ class RolePredict(dspy.Predict):
         group, rollout = kwargs.pop("group", None), kwargs.pop("rollout", 0)
         lm = kwargs.pop("lm", None) or self.lm or dspy.settings.lm or _offline()
         demos = _whole(self._shown(kwargs.pop("demos", self.demos), group, kwargs), self.signature)
-        config, keys, text = kwargs.pop("config", {}), list[str](), ""
-        adapter = adapter_of(lm)
+        config, keys, unreadable = kwargs.pop("config", {}), list[str](), None
+        adapter, evidence, number = adapter_of(lm), current(), 0
         for sample in range(ASK_AGAIN + 1):
             number = rollout * (ASK_AGAIN + 1) + sample
-            call = Call(self.stage_name, self.role, number, outer=dspy.settings.usage_tracker)
+            call = Call(
+                self.stage_name,
+                self.role,
+                number,
+                outer=dspy.settings.usage_tracker,
+                example=evidence.example,
+            )
             fresh = _new_sample(lm, number) if number else {}
             arguments = {**kwargs, "lm": lm, "demos": demos, "config": {**config, **fresh}}
             try:
-                return (yield _Step(call, adapter, arguments))
+                answer = yield _Step(call, adapter, arguments)
+                self._flag(call, lm, answer.values())
+                return answer
             except AdapterParseError as error:
-                text = str(error.lm_response or "")
-                logger.debug("%s: unreadable answer, sample %d", self.stage_name, sample + 1)
+                unreadable = error
+                self._flag(call, lm, [error.lm_response])
+                logger.debug("%s: an answer that cannot be read: %s", call, _shortened(error.lm_response))
+            except (Exception, GeneratorExit) as error:  # the latter if the call was cancelled
+                evidence.failed.append((error, self.stage_name, number))
+                raise
             finally:
                 used = Usage(call.made, call.cached, call.input_tokens, call.output_tokens)
-                current().add_usage(self.role, used)
+                evidence.add_usage(self.role, used)
             keys += call.keys
         forget(keys)  # or a later try of this example would be given the same unreadable answers
-        shown = text[:80] + ("..." if len(text) > 80 else "")
-        raise UnreadableAnswer(
-            f"{self.stage_name}: no readable answer in {ASK_AGAIN + 1} samples; last: {shown!r}", text
+        text = str(getattr(unreadable, "lm_response", None) or "")
+        error = UnreadableAnswer(
+            f"{self.stage_name}: no readable answer in {ASK_AGAIN + 1} samples; last: {_shortened(text)}",
+            text,
         )
+        evidence.failed.append((error, self.stage_name, number))
+        raise error from unreadable
+
+    def _flag(self, call: Call, lm: Any, texts: Iterable[Any]) -> None:
+        """Note of an answer that it was cut off, or that it repeats itself to its end."""
+        flags = current().flags
+        if call.finish_reason == "length":
+            flags[f"truncated:{self.stage_name}"] = None
+            logger.info("%s: an answer was cut off at max_tokens", call)
+            _warn_once(lm)
+        if any(isinstance(text, str) and is_degenerate(text) for text in texts):
+            flags[f"degenerate:{self.stage_name}"] = None
+            logger.info("%s: an answer repeats itself to its end", call)
 
     def _shown(self, demos: Sequence[Any], group: str | None, inputs: Mapping[str, Any]) -> list[Any]:
         """The demos for one call, by `show`; of nearest ones the nearest stands last, beside the input."""
@@ -216,6 +243,23 @@ def demos_of_group(demos: Sequence[Any], group: str | None) -> list[Any]:
 def _whole(demos: list[Any], signature: type[dspy.Signature]) -> list[Any]:
     """The demos less those that an optimiser took from an unscored critique: they would teach the critic just that."""
     return [demo for demo in demos if all(demo.get(name, "") is not None for name in signature.output_fields)]
+
+
+def _warn_once(lm: Any) -> None:
+    """Say once an LM that its answers are cut off; records and call logs say which."""
+    if not lm.__dict__.get("is_known_to_cut_off"):
+        lm.is_known_to_cut_off = True
+        name, most = getattr(lm, "spec", None) or lm.model, lm.kwargs.get("max_tokens")
+        logger.warning(
+            "%s: an answer was cut off at max_tokens%s; records name the stages that this happens to",
+            getattr(name, "model", name),
+            f"={most}" if most else "",
+        )
+
+
+def _shortened(text: Any) -> str:
+    text = str(text or "")
+    return repr(text[:80] + ("..." if len(text) > 80 else ""))
 
 
 class _Step(NamedTuple):

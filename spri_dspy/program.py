@@ -350,5 +350,4 @@ def _fields(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
         **{stage: outcome.value for stage, outcome in outcomes.items()},
         "scores": {stage: outcome.score for stage, outcome in outcomes.items()},
         "stop_reasons": {stage: outcome.stop_reason for stage, outcome in outcomes.items()},
-        "trace": [r for outcome in outcomes.values() for r in outcome.trace],
     }

@@ -26,7 +26,7 @@ from spri_dspy.errors import PrerequisiteError, SpriError, UsageError
 from spri_dspy.lms.cache import FILE, CallCache, ShardedCache, take_over_shards
 from spri_dspy.records import Record
 from spri_dspy.redaction import error_line
-from spri_dspy.runs import CACHE, RunDir
+from spri_dspy.runs import CACHE, CallLog, RunDir
 from spri_dspy.tasks.example import Example
 
 logger = logging.getLogger(__name__)
@@ -45,11 +45,13 @@ class Seat(NamedTuple):
     Attributes:
         folder: of the run's cache.
         slots: LM calls in flight, per LM.
+        calls: where prompts and answers are kept, None for nowhere.
     """
 
     make_program: Callable[[], Any]
     folder: str
     slots: int
+    calls: str | None = None
 
 
 def run_on_ray(
@@ -61,6 +63,7 @@ def run_on_ray(
     workers: int | None = None,
     concurrency: int = 16,
     retry_errors: bool = False,
+    keep_calls: bool = False,
     on_record: Callable[[Record], None] | None = None,
 ) -> Summary:
     """Run a program over examples into a run directory, by workers of a Ray cluster.
@@ -73,6 +76,7 @@ def run_on_ray(
         workers: actors; one a CPU of the cluster by default, and no more than `concurrency`.
         concurrency: LM calls in flight over all workers, per LM.
         retry_errors: run examples that failed before once more.
+        keep_calls: keep prompt and answer of every call in RUN/calls.jsonl.
         on_record: called with each new record, after it is written.
 
     Raises:
@@ -94,7 +98,9 @@ def run_on_ray(
     _connect(ray, address)
     try:
         wanted = workers or int(ray.cluster_resources().get("CPU", 1))
-        seats = [Seat(make_program, str(folder), slots) for slots in _shares(concurrency, max(1, wanted))]
+        calls = str(run.path.resolve()) if keep_calls else None
+        shares = _shares(concurrency, max(1, wanted))
+        seats = [Seat(make_program, str(folder), slots, calls) for slots in shares]
         for record in Crew(ray, seats).records(chain([first], groups)):
             work.keep(record)
         return work.summary
@@ -286,7 +292,8 @@ class Worker:
             cache = ShardedCache(Path(self._seat.folder))
         except SpriError as error:
             return [_carried(error)]
-        self._scope = Scope(cache=cache, slots=Limiter(self._seat.slots))
+        calls = CallLog(Path(self._seat.calls)) if self._seat.calls else None
+        self._scope = Scope(cache=cache, slots=Limiter(self._seat.slots), on_call=calls)
         self._work = Work(program, None, set(), None, None)
         return window_of(program, self._seat.slots)
 

@@ -13,8 +13,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-SCHEMA = 1
-"""Version of the record format. Readers refuse a higher one and accept every lower one."""
+SCHEMA = 2
+"""Version of the record format. Readers refuse a higher one and accept every lower one. 2 added flags and failure."""
 
 StopReason = Literal["accepted", "exhausted", "unscored"]
 """Why a critique-refine loop ended: gate reached, rounds used up, or a critic that gave no readable score."""
@@ -80,6 +80,29 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """Where and how an example failed.
+
+    Attributes:
+        stage: whose call failed, such as "critique_response"; "" if it was no call.
+        attempt: the samples of that call that were taken before, from 0.
+        answer: the raw answer that could not be read; "" if there is none.
+        chain: the exception and what it was raised from, each as "Name: message (file.py:12 in function)".
+    """
+
+    stage: str = ""
+    attempt: int = 0
+    answer: str = ""
+    chain: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Failure:
+        """Read what `dataclasses.asdict` wrote."""
+        chain = tuple(value.get("chain", ()))
+        return cls(value.get("stage", ""), value.get("attempt", 0), value.get("answer", ""), chain)
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """One finished example of a run, whether it went well or not.
 
@@ -88,13 +111,16 @@ class Record:
         inputs: the program's inputs, as given.
         outputs: what the program returned, by field name ("principles", "response", ...); empty on error.
         stop_reasons: one a stage that has a critic.
-        trace: every critique in order.
-        usage: by role ("base", "critic", "judge").
+        trace: every critique in order; of a failed example those that were made.
+        usage: by role ("base", "critic", "judge"), of a failed example too.
         seconds: wall-clock time from start to finish; informative only.
         group: the example's group (a dimension, a capability), if the task has groups.
         cluster: the source it shares with other examples (the instance of several answers), if any.
         labels: what is known about the example and not shown to the program (human scores, standards).
         error: "ErrorName: message" if the example failed, else None.
+        flags: "truncated:STAGE" (an answer was cut off at max_tokens) and "degenerate:STAGE" (an answer repeats
+            itself to its end), once a stage, retries included.
+        failure: where and how the example failed, None if it did not or an older version wrote the record.
     """
 
     id: str
@@ -108,6 +134,8 @@ class Record:
     cluster: str | None = None
     labels: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
+    flags: tuple[str, ...] = ()
+    failure: Failure | None = None
 
     @property
     def ok(self) -> bool:
@@ -120,6 +148,7 @@ class Record:
         parts = {
             "trace": [asdict(r) for r in self.trace],
             "usage": {n: asdict(u) for n, u in self.usage.items()},
+            "failure": asdict(self.failure) if self.failure else None,
         }
         return value | parts
 
@@ -129,6 +158,8 @@ class Record:
         known = {k: v for k, v in value.items() if k in cls.__slots__}
         known["trace"] = tuple(Round.from_json(r) for r in value.get("trace", ()))
         known["usage"] = {role: Usage(**u) for role, u in value.get("usage", {}).items()}
+        known["flags"] = tuple(value.get("flags", ()))
+        known["failure"] = Failure.from_json(value["failure"]) if value.get("failure") else None
         return cls(**known)
 
 

@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +30,7 @@ from spri_dspy.records import SCHEMA, Record
 
 logger = logging.getLogger(__name__)
 
-MANIFEST, RECORDS, CACHE, LOCK = "manifest.json", "records.jsonl", "cache", "lock"
+MANIFEST, RECORDS, CALLS, CACHE, LOCK = "manifest.json", "records.jsonl", "calls.jsonl", "cache", "lock"
 PARTIAL = "manifest.partial"
 MADE_FROM_IT = ("judged", "exports")
 """Folders in a run directory of what was made from the run; they go with it."""
@@ -118,15 +119,21 @@ class RunDir:
         if (self.path / MANIFEST).exists():
             self.manifest = RunDir.read(self.path).manifest
             self._compare(manifest)
+            if self.manifest["schema"] != SCHEMA:  # the records that follow are of this version
+                self.manifest["schema"] = SCHEMA
+                self._write_manifest()
         else:
             self.manifest = {
                 "schema": SCHEMA,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 **manifest,
             }
-            _write_whole(self.path / MANIFEST, json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n")
+            self._write_manifest()
         self._mend_last_line()
         self._out = os.open(self.path / RECORDS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def _write_manifest(self) -> None:
+        _write_whole(self.path / MANIFEST, json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n")
 
     def _take_lock(self) -> None:
         self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -146,7 +153,7 @@ class RunDir:
         """Remove the run that is there; its manifest last, so that what a kill leaves is still a run."""
         for name in (CACHE, *MADE_FROM_IT):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in (RECORDS, MANIFEST):
+        for name in (CALLS, RECORDS, MANIFEST):
             (self.path / name).unlink(missing_ok=True)
 
     def _compare(self, manifest: Mapping[str, Any]) -> None:
@@ -184,18 +191,7 @@ class RunDir:
             UsageError: it cannot be written (a full disk); what was written before is whole.
         """
         assert self._out is not None, "the run is not open for writing"
-        # Half a surrogate pair is no UTF-8; its escape is, and JSON reads it back.
-        line = (json.dumps(record.to_json(), ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
-        try:
-            start = os.lseek(self._out, 0, os.SEEK_END)
-            if os.write(self._out, line) != len(line):
-                os.ftruncate(self._out, start)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            raise UsageError(
-                f"records cannot be written to {self.path}: {error.strerror}; mend that and start the same command "
-                "again, finished examples are kept"
-            ) from None
+        _append(self._out, record.to_json(), self.path / RECORDS)
         if self._ends is not None:
             self._n_lines += 1
             self._ends[record.id] = self._n_lines if record.ok else -self._n_lines
@@ -255,6 +251,58 @@ class RunDir:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+class CallLog:
+    """Prompt and answer of every call of a run, one JSON line a call, in calls.jsonl beside the records.
+
+    Lines are appended whole, from any thread. An example that is run again appends its calls again, those that the
+    cache answered marked as `cached`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self._lock = folder / CALLS, threading.Lock()
+        try:
+            self._out: int | None = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UsageError(f"calls cannot be kept in {self.path}: {error.strerror}") from None
+
+    def __call__(self, call: Mapping[str, Any]) -> None:
+        """Append one call.
+
+        Raises:
+            UsageError: it cannot be written (a full disk); what was written before is whole.
+        """
+        with self._lock:
+            if self._out is not None:
+                _append(self._out, call, self.path)
+
+    def close(self) -> None:
+        """Close the file; what is appended later is lost, and closing again does nothing."""
+        with self._lock:
+            if self._out is not None:
+                os.close(self._out)
+            self._out = None
+
+
+def _append(out: int, value: Any, path: Path) -> None:
+    """Append one JSON line whole or not at all.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    # Half a surrogate pair is no UTF-8; its escape is, and JSON reads it back.
+    line = (json.dumps(value, ensure_ascii=False, default=str) + "\n").encode("utf-8", "backslashreplace")
+    try:
+        start = os.lseek(out, 0, os.SEEK_END)
+        if os.write(out, line) != len(line):
+            os.ftruncate(out, start)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror}; mend that and start the same command again, finished "
+            "examples are kept"
+        ) from None
 
 
 def fingerprint(value: Any) -> str:

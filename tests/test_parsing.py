@@ -1,5 +1,6 @@
 """What the reader makes of critics' texts, and how it compares with the recorded runs."""
 
+import random
 import time
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.recordings import differences, find, fits_trace, read_judged, read_rated, trace_critiques
-from spri_dspy.parsing import read_choice, read_score, read_score_as_published
+from spri_dspy.parsing import is_degenerate, read_choice, read_score, read_score_as_published
 from tests.data import DATA, data_file, data_files
 
 
@@ -253,3 +254,63 @@ def test_recorded_judge_answers_are_all_read(path):
     rows = read_judged(path)
     assert rows
     assert all(None not in (r.alignment, r.empathy, r.harmful, r.factuality) for r in rows)
+
+
+# Degenerate answers
+
+VERSE = """Hold fast to the hand that is held out to you,
+Hold fast, for the river is wide,
+And what you have lost will be found on the shore,
+Hold fast till the turn of the tide."""
+TABLE = "| post | reply | score |\n|------|-------|-------|\n" + "".join(
+    f"| p{n} | yes | 4 |\n" for n in range(60)
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[#] " * 200,
+        "Here are the principles.\n\n" + "[#] " * 400,
+        "Be kind to the narrator and name what happened. " * 50,
+        "1. Be kind.\n" * 40,
+        "a" * 400,
+        "\n\n".join(["The response should be kind.\nIt should be short."] * 12),
+        "\u4e00\u4e8c\u4e09" * 200,
+        "Sound words at first, and then: " + "the the the " * 60 + "the th",
+        "x" * 100_000 + "A whole paragraph that comes again. It has two sentences.\n" * 30,
+    ],
+)
+def test_text_that_repeats_itself_to_its_end_is_degenerate(text):
+    assert is_degenerate(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "word",
+        "Be kind. " * 4,
+        VERSE,
+        "\n\n".join(f"{VERSE}\n{n}" for n in range(12)),
+        f"{VERSE}\n\n{VERSE}\n\n{VERSE}",
+        TABLE,
+        "".join(f"{n}. Name the fear of the narrator, and say why it is there.\n" for n in range(60)),
+        "- yes\n" * 20,
+        "A heading\n" + "=" * 80,
+        "Scores: " + ", ".join(["1"] * 50),
+        "".join(random.Random(0).choices("abcdefgh ", k=9000)),
+        "[#] " * 200 + "\nBut then it went on: " + " ".join(f"word{n}" for n in range(300)),
+    ],
+)
+def test_poems_lists_and_tables_are_not_degenerate(text):
+    assert not is_degenerate(text)
+
+
+@pytest.mark.parametrize("unit", ["a", "ab", "[#] ", "ab" * 500, "aab" * 3000, "a" * 4000 + "b"])
+def test_looking_for_repetition_takes_linear_time(unit):
+    texts = [(unit * (1 + 1_000_000 // len(unit)))[:1_000_000], (unit * 9000)[:7_999] + "x"]
+    start = time.perf_counter()
+    for text in texts:
+        is_degenerate(text)
+    assert time.perf_counter() - start < 0.5

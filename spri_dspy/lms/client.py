@@ -17,7 +17,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -39,8 +39,9 @@ from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.concurrency import is_refusal
 from spri_dspy.lms.health import Health
 from spri_dspy.lms.native import AsyncNativeEngine
-from spri_dspy.lms.spec import CALL, CONNECTION, Call
+from spri_dspy.lms.spec import CALL, CONNECTION, Call, note_finish
 from spri_dspy.redaction import error_line, scrub
+from spri_dspy.trampoline import adrive, drive
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class Scope:
 
     Attributes:
         flights: calls that are being made, by key; the same call again waits for its answer.
+        on_call: told of every call with its messages and its answer, cached ones included; see `runs.CallLog`.
     """
 
     cache: Cache | None = None
@@ -107,6 +109,7 @@ class Scope:
     retry: Retry = field(default_factory=Retry)
     rng: random.Random = field(default_factory=random.Random)
     budget: Budget | None = None
+    on_call: Callable[[dict[str, Any]], None] | None = None
     flights: dict[str, asyncio.Event] = field(default_factory=dict)
 
 
@@ -149,6 +152,7 @@ class ScopedLM(dspy.LM):
     def __init__(self, model: str, **settings: Any) -> None:
         super().__init__(model, **settings)
         self.health = Health()
+        logging.getLogger("dspy.clients.lm").addFilter(_is_not_told_elsewhere)
 
     @property
     def supports_response_schema(self) -> bool:
@@ -178,7 +182,10 @@ class ScopedLM(dspy.LM):
                         stack.enter_context(each)
                     return super(ScopedLM, lm).__call__(prompt, messages=messages, **kwargs)
 
-        return _drive(self._plan(self._keys(messages, kwargs)), attempt)
+        def perform(step: tuple[Any, ...]) -> Any:
+            return time.sleep(step[1]) if step[0] == "wait" else attempt()
+
+        return drive(self._plan(self._keys(messages, kwargs), messages), perform)
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """Answer a prompt without blocking; a call that is being made already is waited for, not made again."""
@@ -197,22 +204,12 @@ class ScopedLM(dspy.LM):
     async def _alone(
         self, scope: Scope, keys: Keys | None, prompt: Any, messages: Any, kwargs: dict[str, Any]
     ) -> Any:
-        plan = self._plan(keys)
-        try:
-            step = next(plan)
-            while True:
-                if step[0] == "wait":
-                    await asyncio.sleep(step[1])
-                    step = plan.send(None)
-                    continue
-                try:
-                    reply = await self._attempt(scope, prompt, messages, kwargs)
-                except Exception as error:
-                    step = plan.throw(error)
-                else:
-                    step = plan.send(reply)
-        except StopIteration as stop:
-            return stop.value
+        async def perform(step: tuple[Any, ...]) -> Any:
+            if step[0] == "wait":
+                return await asyncio.sleep(step[1])
+            return await self._attempt(scope, prompt, messages, kwargs)
+
+        return await adrive(self._plan(keys, messages), perform)
 
     async def _attempt(self, scope: Scope, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
         """One attempt at one address, within its slots, its timeout and the run's budget."""
@@ -261,22 +258,54 @@ class ScopedLM(dspy.LM):
         now = time.monotonic()
         return min(self.replicas, key=lambda lm: lm.health.rank(now))
 
-    def _plan(self, keys: Keys | None) -> Generator[tuple[Any, ...], Any, Any]:
+    def _plan(self, keys: Keys | None, messages: Any) -> Generator[tuple[Any, ...], Any, Any]:
         """One plan for both ways of calling: yields ("call",) or ("wait", seconds), returns the outputs."""
-        scope = _SCOPE.get()
-        if keys is None or scope.cache is None:
-            return (yield from self._attempts(scope))
-        call = CALL.get() or Call("", "")
-        call.keys.append(keys.call)
-        stored = scope.cache.get(keys.call)
-        if stored is not None:
-            call.cached += 1
-            return stored
-        before = (call.input_tokens, call.output_tokens)
-        outputs = yield from self._attempts(scope)
-        took = (call.input_tokens - before[0], call.output_tokens - before[1])
-        scope.cache.put(keys.call, keys.prompt, outputs, self._name, *took)
+        scope, call, begun = _SCOPE.get(), CALL.get() or Call("", ""), time.monotonic()
+        cache = scope.cache if keys is not None else None
+        outputs = None
+        if keys is not None and cache is not None:
+            call.keys.append(keys.call)
+            outputs = cache.get(keys.call)
+        stored, before = outputs is not None, (call.input_tokens, call.output_tokens)
+        call.answer = call.finish_reason = None
+        error: Exception | None = None
+        try:
+            if outputs is None:
+                outputs = _with_finish((yield from self._attempts(scope)), call.finish_reason)
+            else:
+                call.cached += 1
+            call.answer, call.finish_reason = _read(outputs, call.finish_reason)
+        except Exception as failed:
+            error = failed
+            raise
+        finally:
+            took = (call.input_tokens - before[0], call.output_tokens - before[1])
+            if scope.on_call is not None and (call.answer is not None or error is not None):
+                scope.on_call(
+                    {
+                        "example": call.example,
+                        "stage": call.stage,
+                        "role": call.role,
+                        "attempt": call.rollout,
+                        "lm": self._name,
+                        "messages": messages,
+                        "answer": call.answer,
+                        "finish_reason": call.finish_reason,
+                        "usage": {"input_tokens": took[0], "output_tokens": took[1]},
+                        "seconds": round(time.monotonic() - begun, 3),
+                        "cached": stored,
+                        "error": error_line(error) if error else None,
+                    }
+                )
+        if keys is not None and cache is not None and not stored:
+            cache.put(keys.call, keys.prompt, outputs, self._name, *took)
         return outputs
+
+    def _check_truncation(self, results: Any) -> None:
+        """Note why LiteLLM's answers ended; DSPy warns of those that were cut off, where nobody notes it."""
+        reasons = [getattr(choice, "finish_reason", None) for choice in getattr(results, "choices", ())]
+        if not note_finish(next((r for r in reasons if r == "length"), *reasons[:1] or [None])):
+            super()._check_truncation(results)
 
     @property
     def _name(self) -> str:
@@ -305,7 +334,13 @@ class ScopedLM(dspy.LM):
                 if not _is_transient(error) or made >= scope.retry.attempts:
                     raise
                 wait = scope.retry.wait_seconds(made + refused - 1, error, scope.rng)
-                logger.debug("%s: %s; once more in %.1f s", self.model, type(error).__name__, wait)
+                logger.debug(
+                    "%s: %s: %s; once more in %.1f s",
+                    CALL.get() or "a call",
+                    self._name,
+                    error_line(error),
+                    wait,
+                )
             waited += wait
             yield ("wait", wait)
 
@@ -339,6 +374,27 @@ def _repaired(output: Any) -> Any:
     return output.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+def _with_finish(outputs: list[Any], reason: str | None) -> list[Any]:
+    """Outputs that say so where they were cut off, in the cache and in replay too; adapters read the text alone."""
+    if reason != "length":
+        return outputs
+    texts = (output if isinstance(output, dict) else {"text": output} for output in outputs)
+    return [{**output, "finish_reason": reason} for output in texts]
+
+
+def _read(outputs: list[Any], reason: str | None) -> tuple[str, str | None]:
+    """The text of the first output, and why it ended."""
+    first = outputs[0] if outputs else ""
+    if not isinstance(first, dict):
+        return str(first or ""), reason
+    return str(first.get("text") or ""), first.get("finish_reason", reason)
+
+
+def _is_not_told_elsewhere(record: logging.LogRecord) -> bool:
+    """Whether DSPy's line on an answer that was cut off is news: a predictor flags and counts such answers itself."""
+    return not record.getMessage().startswith("LM response was truncated") or not note_finish("length")
+
+
 def forget(keys: Iterable[str]) -> None:
     """Let finished calls be made again, because their answers were of no use."""
     cache = _SCOPE.get().cache
@@ -365,24 +421,6 @@ def _type_name(value: Any) -> str:
     """A response schema is a class; its name and JSON schema tell it apart."""
     schema = getattr(value, "model_json_schema", None)
     return json.dumps(schema(), sort_keys=True) if callable(schema) else repr(value)
-
-
-def _drive(plan: Generator[Any, Any, Any], attempt: Any) -> Any:
-    try:
-        step = next(plan)
-        while True:
-            if step[0] == "wait":
-                time.sleep(step[1])
-                step = plan.send(None)
-                continue
-            try:
-                reply = attempt()
-            except Exception as error:
-                step = plan.throw(error)
-            else:
-                step = plan.send(reply)
-    except StopIteration as stop:
-        return stop.value
 
 
 def _metered(scope: Scope, lm: ScopedLM) -> AbstractContextManager[None]:

@@ -31,6 +31,8 @@ from dspy.lm15 import (
     request_from_openai_chat,
 )
 
+from spri_dspy.lms.spec import note_finish
+
 logger = logging.getLogger(__name__)
 
 MOST_CONNECTIONS = 10_000
@@ -101,7 +103,9 @@ class NativeEngine:
 
     def complete(self, request: Request) -> Response:
         """Answer one request."""
-        return self.route.counted(self._connected().complete(self.route.to_wire(request)))
+        response = self._connected().complete(self.route.to_wire(request))
+        note_finish(response.finish_reason)
+        return self.route.counted(response)
 
     def stream(self, request: Request) -> Iterator[Any]:
         """Answer one request event by event."""
@@ -137,7 +141,9 @@ class AsyncNativeEngine(NativeEngine):
         self, request: Request
     ) -> Response:
         """Answer one request."""
-        return self.route.counted(await self._connected().complete(self.route.to_wire(request)))
+        response = await self._connected().complete(self.route.to_wire(request))
+        note_finish(response.finish_reason)
+        return self.route.counted(response)
 
     def stream(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, request: Request
@@ -159,8 +165,8 @@ class AsyncNativeEngine(NativeEngine):
             return None
         with error_boundary(lm.model, unexpected=True):
             response = await self.complete(request)
-        if response.finish_reason == "length":
-            logger.warning("%s: an answer was cut off at max_tokens", lm.model)
+        if not note_finish(response.finish_reason) and response.finish_reason == "length":
+            logger.warning("%s: an answer was cut off at max_tokens", getattr(lm, "_name", lm.model))
         result = CallResult.native(response)
         if dspy.settings.usage_tracker:
             dspy.settings.usage_tracker.add_usage(lm.model, result.usage)

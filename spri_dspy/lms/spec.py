@@ -94,6 +94,9 @@ class Call:
         made, cached, input_tokens, output_tokens: counted as the call goes on, failed attempts included.
         outer: DSPy's own usage tracker, told as well.
         keys: what its finished calls are stored under, where there is a cache.
+        example: id of the example that it is for, "" if there is none.
+        answer: the raw text of its last answer, None before there is one.
+        finish_reason: why that answer ended, "length" if it was cut off at max_tokens; None if nobody said.
     """
 
     stage: str
@@ -105,6 +108,14 @@ class Call:
     output_tokens: int = 0
     outer: Any = None
     keys: list[str] = field(default_factory=list)
+    example: str = ""
+    answer: str | None = None
+    finish_reason: str | None = None
+
+    def __str__(self) -> str:
+        """Where in a run it stands, for log lines."""
+        example = f"example {self.example!r}, " if self.example else ""
+        return f"{example}{self.stage or 'a call'}" + (f", sample {self.rollout + 1}" if self.rollout else "")
 
     def add_usage(self, lm: str, entry: Mapping[str, Any]) -> None:
         """Take the usage of one answer; this is the interface of DSPy's usage trackers."""
@@ -116,6 +127,14 @@ class Call:
 
 
 CALL: ContextVar[Call | None] = ContextVar("spri_call", default=None)
+
+
+def note_finish(reason: Any) -> bool:
+    """Note why the answer of the call in progress ended; False if no call is, and nobody will say so."""
+    call = CALL.get()
+    if call is not None and reason is not None:
+        call.finish_reason = str(reason)
+    return call is not None
 
 
 def current_rollout() -> int:

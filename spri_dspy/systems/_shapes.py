@@ -13,6 +13,7 @@ import dspy
 
 from spri_dspy.critique_refine import Plan, arguments
 from spri_dspy.errors import UsageError
+from spri_dspy.evidence import current
 from spri_dspy.predict import RolePredict
 from spri_dspy.program import Program, ProgramTask
 from spri_dspy.records import Round
@@ -93,16 +94,17 @@ class Rewritten(Program):
         """The draft, then every step."""
         draft, improved = candidate_field(self.generate.signature), candidate_field(self.refine.signature)
         answer = yield self.generate, arguments(self.generate, inputs, group)
-        versions = [answer[draft]]
+        version, trace = answer[draft], current().trace
+        trace.append(Round("response", str(version), None))
         for step in self.steps:
-            known = {**inputs, draft: versions[-1], **step}
+            known = {**inputs, draft: version, **step}
             answer = yield self.refine, arguments(self.refine, known, group)
-            versions.append(answer[improved])
+            version = answer[improved]
+            trace.append(Round("response", str(version), None))
         principles = [step["principles"] for step in self.steps if "principles" in step]
         return {
             **({"principles": "\n\n".join(principles)} if principles else {}),
-            "response": versions[-1],
-            "trace": [Round("response", str(version), None) for version in versions],
+            "response": version,
         }
 
 

@@ -16,8 +16,9 @@ from typing import Any
 
 from spri_dspy.critique_refine import CritiqueRefine, Plan
 from spri_dspy.errors import UsageError
+from spri_dspy.evidence import current
 from spri_dspy.program import Program, ProgramTask
-from spri_dspy.records import Round, Verdict
+from spri_dspy.records import Verdict
 from spri_dspy.systems._shapes import Rewritten, described
 from spri_dspy.systems.vanilla import asked_once, without_principles
 
@@ -121,15 +122,12 @@ class FeedbackLoop(Program):
             "response": outcome.value,
             "scores": {"response": outcome.score},
             "stop_reasons": {"response": outcome.stop_reason},
-            "trace": list(outcome.trace),
         }
 
 
 class _FirstJudged(CritiqueRefine):
     """The published loop: whatever was rewritten, the feedback is on the first answer."""
 
-    def _judge(
-        self, known: Mapping[str, Any], value: Any, group: str | None, trace: list[Round]
-    ) -> Generator[Any, Any, Verdict]:
-        first = trace[0].candidate if trace else value
-        return super()._judge({**known, self.candidate: first}, first, group, trace)
+    def _judge(self, known: Mapping[str, Any], value: Any, group: str | None) -> Generator[Any, Any, Verdict]:
+        first = next((r.candidate for r in current().trace if r.stage == self.stage), value)
+        return super()._judge({**known, self.candidate: first}, first, group)

@@ -304,7 +304,7 @@ def test_requests_of_a_stage_are_the_same_bytes_up_to_the_input(server, tmp_path
     task = spri.load_task("reappraisal")
     program = spri.SPRI(task).set_lms(base=f"hosted_vllm/m?api_base={server.url}&format={style}")
     posts = [f"Post {n}: I lost my keys again." for n in range(6)]
-    aim = next(task.examples()).inputs["aim"]
+    aim = next(task.examples()).input_values["aim"]
     examples = [task.example_of(id=str(n), post=post, aim=aim) for n, post in enumerate(posts)]
     spri.run_bulk(program, examples, tmp_path / "run")
     by_stage = {}
