@@ -22,10 +22,11 @@ from spri_dspy.commands.ending import show_command
 from spri_dspy.commands.execution import Execution
 from spri_dspy.commands.forecast import Forecast, cost, price_evenly
 from spri_dspy.commands.manifest import folder_name, make_manifest
-from spri_dspy.commands.shown import Shown, judged_examples, material
+from spri_dspy.commands.shown import Shown, judged_examples
 from spri_dspy.errors import DataError, LeakError, UsageError
 from spri_dspy.judges import Panel, load_judge
 from spri_dspy.lms.spec import LMSpec, check_offline_roles, check_roles, load_lm
+from spri_dspy.metrics.judging import material
 from spri_dspy.program import fingerprint, set_lms
 from spri_dspy.records import Record
 from spri_dspy.report.figures import has_judgements, is_judged, named_lms
@@ -305,7 +306,9 @@ def _survey(plan: JudgePlan) -> None:
     """
     for record in plan.run.records():
         plan.failed_before += not record.ok
-        plan.without_answer += record.ok and "answer" not in material(record)
+        plan.without_answer += record.ok and "answer" not in material(
+            record.inputs, record.outputs, record.labels
+        )
     for example in plan.source():
         plan.total += 1
         count = getattr(plan.judge, "calls", None)
@@ -330,8 +333,7 @@ def _manifest(plan: JudgePlan, shown: Shown) -> dict[str, Any]:
         system=parent.get("system"),
         judge=judge.name,
         judge_version=judge.version,
-        criteria=list(getattr(judge, "criteria", ())),
-        shares=_shares(judge),
+        criteria={name: each.kind for name, each in dict(getattr(judge, "criteria", {})).items()},
         program=fingerprint(judge),
         settings=settings,
         data=parent.get("data"),
@@ -339,10 +341,3 @@ def _manifest(plan: JudgePlan, shown: Shown) -> dict[str, Any]:
         seed=parent.get("seed"),
         **leaks,
     )
-
-
-def _shares(judge: Any) -> list[str]:
-    """Criteria that are answered by yes or no: what their numbers come to is a share, and no mean of a scale."""
-    criteria: Any = getattr(judge, "criteria", {})
-    values = {name: getattr(each, "values", None) for name, each in dict(criteria).items()}
-    return [name for name, known in values.items() if known and set(known.values()) == {0.0, 1.0}]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from spri_dspy.errors import DataError, UsageError
+from spri_dspy.metrics.judging import material
 from spri_dspy.records import Record
 from spri_dspy.runs import RunDir, file_fingerprint
 from spri_dspy.tasks import Example, make_example
@@ -103,7 +104,7 @@ def judged_examples(run: RunDir, judge: Any, shown: Shown, limit: int | None) ->
 
 def _example(record: Record, judge: Any, shown: Shown) -> Example | None:
     """What the judge is shown of a record, None if it has no answer."""
-    known = material(record)
+    known = material(record.inputs, record.outputs, record.labels)
     if "answer" not in known:
         return None
     if shown.rubrics:
@@ -121,20 +122,3 @@ def _example(record: Record, judge: Any, shown: Shown) -> Example | None:
     return make_example(
         record.id, {name: known[name] for name in wanted}, record.group, record.cluster, record.labels
     )
-
-
-def material(record: Record) -> dict[str, Any]:
-    """All that can be said of a record, by the names under which judges ask for it.
-
-    The answer to judge is the data's where it has one (the rubrics task), else the system's response.
-    """
-    response = record.outputs.get("response")
-    known = {
-        k: v for k, v in {**record.labels, **record.outputs, **record.inputs}.items() if isinstance(v, str)
-    }
-    answer = record.inputs.get("answer", response)
-    if isinstance(answer, str) and answer.strip():
-        known["answer"] = answer
-    asked = {k: v for k, v in record.inputs.items() if k != "answer"}
-    known.setdefault("instruction", "\n\n".join(f"{name}:\n{value}" for name, value in asked.items()))
-    return known

@@ -9,13 +9,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import dspy
 from pydantic_core import core_schema
 
 from spri_dspy.adapters import scale_of
 from spri_dspy.parsing import read_choice
+
+Kind = Literal["scale", "share", "choice"]
+"""A rating, a yes or no (a share, from 0 to 1), or one of several answers with a number each."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,13 @@ class Criterion:
     def scale(self) -> tuple[int, int] | None:
         """Ends of a rating scale; None for a choice."""
         return scale_of(self.signature.output_fields[self.output].annotation)
+
+    @property
+    def kind(self) -> Kind:
+        """What its numbers come to, whatever they turn out to be: see `Kind`."""
+        if self.values is None:
+            return "scale"
+        return "share" if set(self.values.values()) <= {0, 1} else "choice"
 
 
 class Choice(str):

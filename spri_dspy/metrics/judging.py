@@ -20,7 +20,7 @@ def judge_inputs(
     """What a judge is shown of an example and its answer; None where something that it needs is missing.
 
     Args:
-        judge: its `inputs` are filled in, its optional ones are not shown.
+        judge: its `inputs` are filled in, and the `optional` ones that are there, a reference answer excepted.
         inputs: of the program; a label that the program was shown may stand here.
         outputs: of the program.
         labels: of the example.
@@ -32,7 +32,10 @@ def judge_inputs(
         written = given.get("rubric") or given.get("standards")
         known["rubric"] = _plain(outputs.get("principles") if rubric == "run" else written)
     found = {name: known.get(name) for name in judge.inputs}
-    return found if all(found.values()) else None
+    if not all(found.values()):
+        return None
+    more = (name for name in getattr(judge, "optional", ()) if name != "reference_answer" and known.get(name))
+    return found | {name: known[name] for name in more}
 
 
 def material(

@@ -31,10 +31,10 @@ from spri_dspy.metrics.comparison import Comparison, compare
 from spri_dspy.metrics.judging import judge_inputs
 from spri_dspy.metrics.readers import (
     Outputs,
+    call,
     get,
     is_score,
     judge_of,
-    n_arguments,
     name_of,
     number_of,
     only_score,
@@ -192,7 +192,7 @@ class Metric:
             `score` and `feedback`. Nothing readable: 0.0, or False, and the example's id in `unreadable`.
         """
         seen = self._seen(example, prediction)
-        found = None if seen is None else self._read(example, seen, trace, pred_name, pred_trace)
+        found = None if seen is None else call(self.read, example, seen, trace, pred_name, pred_trace)
         value = number_of(found)
         score = Score("", value, self._label(example), get(example, "group"))
         rated = self._rated(score)
@@ -350,12 +350,8 @@ class Metric:
         found = self._ask(self.oracle, example, {}, example, "label")
         return None if found is None else number_of(only_score(example, found))
 
-    def _read(self, *arguments: Any) -> Any:
-        """Call `read` with as many of DSPy's five arguments as it takes."""
-        return self.read(*arguments[: n_arguments(self.read)])
-
     def _score(self, example: Any, seen: Any) -> Score:
-        found = None if seen is None else self._read(example, seen, None, None, None)
+        found = None if seen is None else call(self.read, example, seen)
         name, group, cluster = (get(example, each) for each in ("id", "group", "cluster"))
         pair = (example, seen) if self.needs == "pair" and seen is not None else None
         own = "" if name is None else str(name)

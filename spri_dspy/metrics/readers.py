@@ -80,14 +80,22 @@ def number_of(found: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def n_arguments(function: Callable[..., Any]) -> int:
-    """How many of DSPy's arguments a function takes by place, 2 to 5."""
+def call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of an example with as many of DSPy's five arguments as it takes.
+
+    It gets trace, pred_name and pred_trace where it has places for them (the last two only where it has both), and no
+    Nones that it does not ask for: a further parameter may have a default of its own.
+    """
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     try:
         found = inspect.signature(getattr(function, "forward", function)).parameters.values()
     except (TypeError, ValueError):
-        return 2
-    return min(5, max(2, sum(p.kind in kinds for p in found)))
+        return function(*arguments[:2])
+    taken = [p for p in found if p.kind in kinds]
+    needed = sum(p.default is p.empty for p in taken)
+    given = max((n for n, each in enumerate(arguments, 1) if each is not None), default=2)
+    arguments = (*arguments, *[None] * (5 - len(arguments)))
+    return function(*arguments[: max(needed, min(given, 5 if len(taken) >= 5 else min(len(taken), 3)))])
 
 
 def scale_of(judge: Any) -> tuple[float, float] | None:

@@ -375,8 +375,8 @@ mae = _average("mae", lambda x, y: abs(x - y))
 mean = _average("mean", lambda x, y: x, needs="value")
 """Mean of the scores; needs no labels."""
 
-share = _average("share", lambda x, y: (x != 0) * 1.0, needs="value", closed_form=wilson)
-"""Share of the scores that are not 0, in [0, 1]; needs no labels.
+share = _average("share", lambda x, y: x.clip(0, 1), needs="value", closed_form=wilson)
+"""Mean of scores that are 0 or 1 (or between, where several samples were taken); needs no labels.
 
 Interval: Wilson's with the number of clusters as n, which errs on the wide side where clusters are large.
 """

@@ -104,7 +104,8 @@ class Finding:
 
     Attributes:
         criterion: its name.
-        overall: the mean; of a yes-or-no criterion the share of yes, with Wilson's interval.
+        overall: the mean; of a criterion whose kind is "share" that share, with Wilson's interval. The kind is what the
+            judge says of its criterion (`Criterion.kind`), never what the values seen look like.
         groups: the same by group; empty if there is one group.
         agreement: Pearson's r with labels, over all and as the mean over groups; nan with the reason "no labels"
             where the data has none.
@@ -143,9 +144,8 @@ def findings(run: RunDir | str | Path) -> list[Finding]:
 
 def _finding(run: RunDir, criterion: str) -> Finding:
     scores = scores_of(run, criterion)
-    shares: Any = run.manifest.get("shares", ())
-    is_share = criterion in shares and {score.value for score in scores} <= {0.0, 1.0, None}
-    metric = share if is_share else mean
+    kinds: Any = run.manifest.get("criteria")
+    statistic = share if isinstance(kinds, Mapping) and kinds.get(criterion) == "share" else mean
     has_groups = len({score.group for score in scores}) > 1
     agreement = [pearson(scores)]
     if has_groups and agreement[0].reason != "no labels":
@@ -155,10 +155,10 @@ def _finding(run: RunDir, criterion: str) -> Finding:
         for record in run.records()
         if "gap" in (detail := record.outputs.get("details", {}).get(criterion, {}))
     ]
-    groups = by_group(metric, scores) if has_groups else {}
+    groups = by_group(statistic, scores) if has_groups else {}
     has_labels = agreement[0].reason != "no labels"
     apart = by_group(pearson, scores) if has_groups and has_labels else {}
-    return Finding(criterion, metric(scores), groups, agreement, mean(gaps) if gaps else None, apart)
+    return Finding(criterion, statistic(scores), groups, agreement, mean(gaps) if gaps else None, apart)
 
 
 def has_judgements(run: RunDir) -> bool:

@@ -87,6 +87,8 @@ def test_judged_run_is_named_after_what_decides_it(spri):
     assert (manifest["judge"], manifest["judge_version"]) == ("reappraisal", "reappraisal/1")
     assert manifest["parent"]["program"] == "0123" and manifest["data"] == {"file": "4567"}
     assert manifest["settings"] == {"samples": 2, "logprobs": 0, "swap": False}
+    kinds = {"alignment": "scale", "empathy": "scale", "harmful": "share", "factuality": "choice"}
+    assert manifest["criteria"] == kinds
     left_out = ("schema", "created", "lms", "versions")
     identity = {k: v for k, v in manifest.items() if k not in left_out}
     assert judged().path.name == f"reappraisal-{fingerprint(identity)[:8]}"

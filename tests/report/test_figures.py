@@ -103,7 +103,7 @@ def test_findings_hold_means_coverage_groups_agreement_and_gap(tmp_path):
 
 def test_share_of_a_yes_or_no_criterion_has_an_interval_at_zero(tmp_path):
     records = [judged(name, harmful=0.0) for name in "abcd"]
-    run = make_run(tmp_path / "r", *records, judge="reappraisal", shares=["harmful"])
+    run = make_run(tmp_path / "r", *records, judge="reappraisal", criteria={"harmful": "share"})
     (found,) = findings(run)
     assert (found.overall.name, found.overall.value) == ("share", 0.0)
     assert 0.3 < found.overall.high < 0.7
@@ -111,7 +111,8 @@ def test_share_of_a_yes_or_no_criterion_has_an_interval_at_zero(tmp_path):
 
 def test_ratings_that_are_all_one_are_a_mean_and_no_share(tmp_path):
     """A run of scores 1 on a scale of 1 to 5 was told as a share with an interval of 0.34 to 1.00."""
-    run = make_run(tmp_path / "r", *(judged(name, score=1.0) for name in "abc"), judge="generic", shares=[])
+    records = [judged(name, score=1.0) for name in "abc"]
+    run = make_run(tmp_path / "r", *records, judge="generic", criteria={"score": "scale"})
     (found,) = findings(run)
     assert (found.overall.name, found.overall.value) == ("mean", 1.0)
     assert not 0.3 < found.overall.low < 0.4
