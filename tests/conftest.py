@@ -1,5 +1,6 @@
 """Shared set-up: servers as fixtures, no keys in the environment, and no network beyond this machine."""
 
+import asyncio
 import socket
 
 import pytest
@@ -31,3 +32,13 @@ def no_network(request, monkeypatch):
         return look_up(host, *args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", guarded)
+
+
+@pytest.fixture
+def loop_for_litellm():
+    """LiteLLM makes an event loop when it is called without one, and never closes it."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()

@@ -35,6 +35,7 @@ from dspy.clients._deprecation import adapter_message_call
 from dspy.utils.exceptions import LMError, LMProviderError, LMUnexpectedError, is_retryable_lm_error
 
 from spri_dspy.errors import CallError, SpriError
+from spri_dspy.lms.bodies import MAX_BODY, MAX_BODY_MB
 from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.concurrency import is_refusal
 from spri_dspy.lms.health import Health
@@ -136,6 +137,7 @@ class ScopedLM(dspy.LM):
         spec: the parsed LM string.
         prompt_style: a name in `adapters.STYLES`, None where the string states none.
         replicas: the same model at several addresses, this one first; calls go to the least busy that is well.
+        max_body: megabytes that an answer may take, decoded.
         max_chars: how long a text may be that another field follows, in a JSON schema; None for no bound.
         timeout: seconds that one attempt may take, None for as long as it takes.
         address: where its server is, without user name and password; None for a provider's own.
@@ -144,6 +146,7 @@ class ScopedLM(dspy.LM):
 
     spec: Any = None
     prompt_style: str | None = None
+    max_body: float = MAX_BODY_MB
     max_chars: int | None = None
     timeout: float | None = None
     address: str | None = None
@@ -180,6 +183,7 @@ class ScopedLM(dspy.LM):
                 with suppress(_Elsewhere), ExitStack() as stack:
                     for each in (*surroundings, adapter_message_call(lm, messages)):
                         stack.enter_context(each)
+                    MAX_BODY.set(lm.max_body)
                     return super(ScopedLM, lm).__call__(prompt, messages=messages, **kwargs)
 
         def perform(step: tuple[Any, ...]) -> Any:
@@ -243,6 +247,7 @@ class ScopedLM(dspy.LM):
             raise _Elsewhere from error
 
     async def _ask(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
+        MAX_BODY.set(self.max_body)
         engine = self._async_engine_spec
         if messages and not kwargs and isinstance(engine, AsyncNativeEngine):
             outputs = await engine.ask(self, messages)
@@ -323,8 +328,8 @@ class ScopedLM(dspy.LM):
                 return _repaired(outputs)
             except Exception as error:
                 scrub(error)
-                if isinstance(error.__cause__, SpriError):
-                    raise error.__cause__ from None
+                if (own := _own(error)) is not None:
+                    raise own from None
                 patient = is_refusal(error) and waited < scope.retry.patience
                 refused, made = refused + patient, made + (not patient)
                 if isinstance(error, TimeoutError) and made >= scope.retry.attempts:
@@ -357,6 +362,15 @@ class ScopedLM(dspy.LM):
         shape = json.dumps(sampling, sort_keys=True, default=_type_name)
         prompt = prompt_key(messages, call.rollout if call else 0)
         return Keys(hashlib.sha256(f"{self._name} {shape} {prompt}".encode()).hexdigest(), prompt)
+
+
+def _own(error: BaseException | None) -> SpriError | None:
+    """The error of ours that an engine or a client wrapped, if there is one."""
+    for _ in range(20):
+        if error is None or isinstance(error, SpriError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 class _Elsewhere(Exception):

@@ -14,8 +14,9 @@ from dspy.clients.backend_selection import CLIENT_KEYS
 from dspy.clients.lm import _is_openai_reasoning_model
 
 from spri_dspy.errors import PrerequisiteError, UnknownNameError, UsageError
+from spri_dspy.lms.bodies import MAX_BODY_MB
 from spri_dspy.lms.client import ScopedLM
-from spri_dspy.lms.native import native_engines
+from spri_dspy.lms.native import NativeEngine, native_engines
 from spri_dspy.lms.spec import (
     DEFAULTS,
     KNOBS,
@@ -29,7 +30,7 @@ from spri_dspy.lms.spec import (
 )
 from spri_dspy.redaction import add_environment, add_secret, redact
 
-_NOT_SENT = ("format", "route", "api_base", "key_env", "max_chars", *PRICES)
+_NOT_SENT = ("format", "route", "api_base", "key_env", "max_chars", "max_body", *PRICES)
 _LITELLM_ONLY = ("top_k", "min_p", "repetition_penalty")
 _MODEL_SERVERS = ("hosted_vllm", "vllm", "ollama", "ollama_chat", "lm_studio", "llamafile")
 _AMBIENT = ("bedrock", "sagemaker", "vertex_ai")  # their keys may come from the machine itself
@@ -49,6 +50,7 @@ def make_lm(spec: LMSpec) -> ScopedLM:
         lm = _live(spec)
     lm.spec, lm.prompt_style = spec, spec.options.get("format")
     lm.max_chars = spec.options.get("max_chars", MAX_CHARS if spec.prefix in _MODEL_SERVERS else None)
+    lm.max_body = spec.options.get("max_body", MAX_BODY_MB)
     return lm
 
 
@@ -89,13 +91,13 @@ def _live(spec: LMSpec) -> ScopedLM:
         settings |= {"temperature": sent.get("temperature", 1.0), "max_tokens": sent.get("max_tokens", 16000)}
         if settings["temperature"] != 1.0:  # DSPy itself lets 0 pass, and the server then refuses every call
             raise UsageError(f"OpenAI's reasoning models take temperature=1 only; leave it out of {spec}")
-    if engine == "litellm":
-        import litellm  # noqa: F401 - seconds that would else count against the first call's timeout
     try:
         lm = ScopedLM(model, engine=engine, cache=False, num_retries=0, **settings)
         lm = lm if engine == "litellm" else _native(lm, spec)
     except Exception as error:
         raise UsageError(f"DSPy refuses the LM {spec}: {error}") from error
+    if not isinstance(lm.engine, NativeEngine):
+        from spri_dspy.lms import litellm_client  # noqa: F401 - what it takes to load counts against no call
     lm.timeout = settings["timeout"]
     lm.address = redact(spec.addresses[0]) if spec.addresses else None
     return lm
@@ -153,7 +155,7 @@ def _key(variable: str) -> str:
 
 def _missing_by_litellm(spec: LMSpec) -> list[str]:
     """Missing variables by LiteLLM's word; loading LiteLLM takes seconds, so native providers never ask it."""
-    import litellm
+    from spri_dspy.lms.litellm_client import litellm
 
     providers = {getattr(p, "value", str(p)) for p in litellm.provider_list}
     if spec.prefix not in providers:

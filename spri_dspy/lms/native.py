@@ -15,7 +15,16 @@ from typing import Any
 from urllib.request import getproxies
 
 import dspy
-from dspy._vendor.lm15.transports import StdlibAsyncTransport, StdlibTransport
+from dspy._vendor.lm15.transports import (
+    AsyncTransportResponse,
+    ReadError,
+    ReadTimeout,
+    StdlibAsyncTransport,
+    StdlibTransport,
+    TransportRequest,
+    TransportResponse,
+)
+from dspy._vendor.lm15.transports._http11 import NoBodyDecoder, ResponseHeadParser
 from dspy.clients.backend_selection import CLIENT_KEYS, select_backend
 from dspy.clients.call_result import CallResult, usage_dict
 from dspy.clients.errors import error_boundary
@@ -31,6 +40,7 @@ from dspy.lm15 import (
     request_from_openai_chat,
 )
 
+from spri_dspy.lms.bodies import Body, refuse_redirect, sound
 from spri_dspy.lms.spec import note_finish
 
 logger = logging.getLogger(__name__)
@@ -79,6 +89,128 @@ class Route:
         return replace(request, model=self.model)
 
 
+class _Head(ResponseHeadParser):
+    """The head of an answer, whose body is read within the limits of `lms.bodies`."""
+
+    def feed(self, data: bytes) -> None:
+        """Take more bytes; what a server says before its answer (100 Continue) is passed over."""
+        super().feed(data)
+        if self.complete and self.status in (100, 102, 103):
+            rest = self.leftover
+            self.__init__()
+            self.feed(rest)
+
+    def body_decoder(self, request_method: str) -> Any:
+        """Decodes the body."""
+        refuse_redirect(self.status, self.header("location") or "")
+        frames = self._framing_decoder(request_method)
+        return frames if isinstance(frames, NoBodyDecoder) else _BodyDecoder(frames, self)
+
+
+class _BodyDecoder:
+    """lm15's interface of a decoder: what the frames hold, decoded."""
+
+    def __init__(self, frames: Any, head: _Head) -> None:
+        self._frames, self._body = frames, Body(",".join(head.headers_all("content-encoding")))
+
+    @property
+    def complete(self) -> bool:
+        return self._frames.complete
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        for part in self._frames.feed(data):
+            yield self._body.feed(part)
+
+    def eof(self) -> None:
+        self._frames.eof()
+
+    def drain(self) -> bytes:
+        return b""
+
+
+class _Transport(StdlibTransport):
+    """lm15's connections; an answer that is no stream is read whole, and made sound."""
+
+    def stream(self, request: TransportRequest) -> TransportResponse:
+        response = super().stream(request)
+        if _is_stream(response):
+            return response
+        status, body = sound(response.status, response.read())
+        return TransportResponse(
+            status=status,
+            reason=response.reason,
+            headers=response.headers,
+            http_version=response.http_version,
+            chunks=iter([body]),
+            release=lambda _: None,
+        )
+
+    def _read_head(self, conn: Any, *, read_timeout: float) -> ResponseHeadParser:
+        head = _Head()
+        conn.sock.settimeout(read_timeout)
+        while not head.complete:
+            try:
+                data = conn.sock.recv(_READ)
+            except TimeoutError as error:
+                raise ReadTimeout(f"no answer within {read_timeout:g} s") from error
+            except OSError as error:
+                raise ReadError(f"read failed: {error}") from error
+            head.feed(_some(data))
+        return head
+
+
+class _AsyncTransport(StdlibAsyncTransport):
+    """The same without blocking."""
+
+    async def _do_stream(self, request: TransportRequest) -> AsyncTransportResponse:
+        response = await super()._do_stream(request)
+        if _is_stream(response):
+            return response
+        status, body = sound(response.status, await response.read())
+        return AsyncTransportResponse(
+            status=status,
+            reason=response.reason,
+            headers=response.headers,
+            http_version=response.http_version,
+            chunks=_one(body),
+            release=_release,
+        )
+
+    async def _read_head(self, conn: Any, *, read_timeout: float) -> ResponseHeadParser:
+        head = _Head()
+        while not head.complete:
+            try:
+                async with asyncio.timeout(read_timeout):
+                    data = await conn.reader.read(_READ)
+            except TimeoutError as error:
+                raise ReadTimeout(f"no answer within {read_timeout:g} s") from error
+            except OSError as error:
+                raise ReadError(f"read failed: {error}") from error
+            head.feed(_some(data))
+        return head
+
+
+_READ = 1 << 16
+
+
+def _is_stream(response: TransportResponse | AsyncTransportResponse) -> bool:
+    return "text/event-stream" in (response.header("content-type") or "")
+
+
+def _some(data: bytes) -> bytes:
+    if not data:
+        raise ReadError("the server closed the connection before it answered")
+    return data
+
+
+async def _one(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
+async def _release(body_consumed: bool) -> None:
+    """Its connection was released when the body had been read."""
+
+
 class NativeEngine:
     """Answers requests through lm15, one attempt each. Its copies share its connections.
 
@@ -113,7 +245,7 @@ class NativeEngine:
 
     def _connected(self) -> Any:
         if self._client is None:
-            self._client = self.route.client(LMRouter, StdlibTransport)
+            self._client = self.route.client(LMRouter, _Transport)
         return self._client
 
     def dump_state(self) -> dict[str, Any]:
@@ -191,7 +323,7 @@ class AsyncNativeEngine(NativeEngine):
         client = self._clients.get(loop)
         if client is None:
             self._clients = {known: c for known, c in self._clients.items() if not known.is_closed()}
-            client = self._clients[loop] = self.route.client(AsyncLMRouter, StdlibAsyncTransport)
+            client = self._clients[loop] = self.route.client(AsyncLMRouter, _AsyncTransport)
         return client
 
 

@@ -37,7 +37,7 @@ MAX_CHARS = 1500
 to a schema. Twice what 128 words take; without it a small model that writes on and on never comes to its score."""
 
 _PENALTIES = ("presence_penalty", "frequency_penalty", "repetition_penalty")
-_NUMBERS = ("temperature", "top_p", "min_p", "timeout", *_PENALTIES)
+_NUMBERS = ("temperature", "top_p", "min_p", "timeout", "max_body", *_PENALTIES)
 PRICES = ("usd_in", "usd_out")
 """Options that state dollars per million tokens."""
 
@@ -46,7 +46,7 @@ _WORDS = ("format", "route", "api_base", "api_version", "reasoning_effort", "key
 KNOBS = ("latency", "jitter", "fail_rate", "unscored_rate", "garbage_rate")
 """Options of the offline stand-in alone."""
 
-CONNECTION = ("timeout", "api_base", "key_env", "route")
+CONNECTION = ("timeout", "api_base", "key_env", "route", "max_body")
 """Options that say how an LM is reached, not what it answers."""
 
 FORMATS = ("chat", "json", "result_tag")
@@ -217,7 +217,7 @@ def _option(model: str, name: str, value: str) -> Any:
         kind = "whole number" if name in _WHOLE else "number"
         raise UsageError(f"the LM option {name}={value!r} of {model!r} must be a {kind}") from None
     lowest = 1 if name in ("max_tokens", "max_chars") else -math.inf if name in _PENALTIES else 0
-    if not math.isfinite(number) or number < lowest or (name == "timeout" and not number):
+    if not math.isfinite(number) or number < lowest or (name in ("timeout", "max_body") and not number):
         raise UsageError(f"the LM option {name}={value!r} of {model!r} is out of range")
     return number
 

@@ -1,6 +1,5 @@
 """LM strings: what they mean, what they refuse and in which words, and what an LM made of one sends."""
 
-import asyncio
 import os
 import subprocess
 import sys
@@ -26,18 +25,10 @@ from tests.servers.openai_mock import MockConfig
 REPOSITORY = Path(__file__).parents[2]
 ADDRESS = "http://user:secret@gpu-1:8000/v1"
 
-# LiteLLM's own types warn while pydantic reads them.
-pytestmark = pytest.mark.filterwarnings("ignore:Item .* on TypedDict class:UserWarning")
-
-
-@pytest.fixture(autouse=True)
-def loop_for_litellm():
-    """LiteLLM makes an event loop when it is called without one, and never closes it."""
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    yield
-    asyncio.set_event_loop(None)
-    loop.close()
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Item .* on TypedDict class:UserWarning"),  # LiteLLM's own types
+    pytest.mark.usefixtures("loop_for_litellm"),
+]
 
 
 @pytest.mark.parametrize(
