@@ -161,13 +161,7 @@ def read_objects(text: str) -> list[dict[str, Any]]:
     text = text[text.find("{") if "{" in text else len(text) :].rstrip()
     if not text:
         raise ValueError("no JSON object")
-    brackets, depth = re.findall(r"[][{}]", text), 0
-    for bracket in brackets[:MOST_BRACKETS]:
-        depth = max(depth + (1 if bracket in "[{" else -1), 0)
-        if depth > DEEPEST:
-            raise ValueError(f"brackets nest deeper than {DEEPEST}")
-    if len(brackets) > MOST_BRACKETS:
-        raise ValueError(f"more than {MOST_BRACKETS:,} brackets")
+    refuse_runaway(text)
     found: list[Any] = []
     at = 0
     while len(found) < MOST_OBJECTS and (at := text.find("{", at)) >= 0:
@@ -187,6 +181,21 @@ def read_objects(text: str) -> list[dict[str, Any]]:
     elif not found:
         raise ValueError("damaged JSON, and too long to be repaired")
     return [each for each in found if isinstance(each, dict)]
+
+
+def refuse_runaway(text: str) -> None:
+    """Refuse a text with more brackets than any answer needs.
+
+    Raises:
+        ValueError: they nest deeper than DEEPEST, or are more than MOST_BRACKETS.
+    """
+    brackets, depth = re.findall(r"[][{}]", text), 0
+    for bracket in brackets[:MOST_BRACKETS]:
+        depth = max(depth + (1 if bracket in "[{" else -1), 0)
+        if depth > DEEPEST:
+            raise ValueError(f"brackets nest deeper than {DEEPEST}")
+    if len(brackets) > MOST_BRACKETS:
+        raise ValueError(f"more than {MOST_BRACKETS:,} brackets")
 
 
 def _decoded(text: str, at: int) -> tuple[Any, int]:

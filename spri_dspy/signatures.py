@@ -8,6 +8,8 @@ few-shot demos to predictors by field name:
     improved_principles, improved_response  what a refinement returns
     feedback, score                         what a critique returns
 
+Inputs of a signature that returns a score are fenced (see `prompt_fencing`), but for a `measure`.
+
 `user_input` stands for whatever a task takes in; `Stages.build` replaces it by the task's own fields.
 It knows no task, no model and no prompt style.
 """
@@ -21,6 +23,13 @@ from typing import Any, Literal
 import dspy
 
 FivePoint = Literal[1, 2, 3, 4, 5]
+
+
+def measure(description: str) -> Any:
+    """An input that the others are scored by: it is the one kind that is not fenced in a prompt that scores."""
+    field: Any = dspy.InputField(desc=description)
+    field.json_schema_extra["fenced"] = False
+    return field
 
 
 class GeneratePrinciples(dspy.Signature):
@@ -71,7 +80,7 @@ class GenerateResponse(dspy.Signature):
     wrote the input, in plain and natural language, in at most 128 words."""
 
     user_input: str = dspy.InputField(desc="what to respond to")
-    principles: str = dspy.InputField(desc="the principles that a good response follows")
+    principles: str = measure("the principles that a good response follows")
     response: str = dspy.OutputField(desc="the answer, addressed to its reader")
 
 
@@ -87,7 +96,7 @@ class CritiqueResponse(dspy.Signature):
     5 = it follows all of them fully, and reads well"""
 
     user_input: str = dspy.InputField(desc="what the response responds to")
-    principles: str = dspy.InputField(desc="the rubric: the principles that a good response follows")
+    principles: str = measure("the rubric: the principles that a good response follows")
     response: str = dspy.InputField(desc="the response to judge")
     feedback: str = dspy.OutputField(desc="what works, and what to change")
     score: FivePoint = dspy.OutputField(desc="how closely the response keeps to the principles, 1 to 5")
@@ -100,9 +109,9 @@ class RefineResponse(dspy.Signature):
     most 128 words. Give only the improved response."""
 
     user_input: str = dspy.InputField(desc="what to respond to")
-    principles: str = dspy.InputField(desc="the principles that a good response follows")
+    principles: str = measure("the principles that a good response follows")
     response: str = dspy.InputField(desc="the response so far")
-    feedback: str = dspy.InputField(desc="a critic's feedback on it")
+    feedback: str = measure("a critic's feedback on it")
     improved_response: str = dspy.OutputField(desc="the improved answer, addressed to its reader")
 
 
@@ -147,7 +156,7 @@ class Stages:
 
         Args:
             inputs: the task's input fields and their descriptions, in prompt order.
-            goal: which of them state the aim of the answer.
+            goal: which of them state the aim of the answer; it is also scored by them.
             wording: instructions by stage name ("generate_response", ...) instead of the base wording.
             types: other types for "principles" or "response" and their improved forms.
             descriptions: what "principles" or "response" is called in prompts, where it is not what the base says.
@@ -160,7 +169,10 @@ class Stages:
         built = {}
         for stage, base in BASE.items():
             shown = second if stage.endswith("response") else inputs
-            built[stage] = _adapt(base, shown, wording.pop(stage, None), types or {}, descriptions or {})
+            fields = {
+                n: measure(about) if n in goal else dspy.InputField(desc=about) for n, about in shown.items()
+            }
+            built[stage] = _adapt(base, fields, wording.pop(stage, None), types or {}, descriptions or {})
         if wording:
             raise KeyError(f"no such stage: {sorted(wording)}; stages: {list(BASE)}")
         return cls(**built, goal=tuple(goal))
@@ -185,14 +197,14 @@ class Stages:
 
 def _adapt(
     base: type[dspy.Signature],
-    inputs: Mapping[str, str],
+    inputs: Mapping[str, Any],
     wording: str | None,
     types: Mapping[str, Any],
     descriptions: Mapping[str, str],
 ) -> type[dspy.Signature]:
     signature = base.delete("user_input")
-    for name, description in reversed(list(inputs.items())):
-        signature = signature.prepend(name, dspy.InputField(desc=description), str)
+    for name, field in reversed(list(inputs.items())):
+        signature = signature.prepend(name, field, str)
     for name in ("principles", "response"):
         for field in (name, f"improved_{name}"):
             # DSPy's own hint for what a field takes is too narrow.

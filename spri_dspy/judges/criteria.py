@@ -16,6 +16,10 @@ from pydantic_core import core_schema
 
 from spri_dspy.adapters import scale_of
 from spri_dspy.parsing import read_choice
+from spri_dspy.signatures import measure
+
+MEASURES = ("standards", "rubric", "principles")
+"""Inputs that a judge scores by."""
 
 Kind = Literal["scale", "share", "choice"]
 """A rating, a yes or no (a share, from 0 to 1), or one of several answers with a number each."""
@@ -84,8 +88,14 @@ def choice_type(name: str, choices: Sequence[str]) -> type[Choice]:
 
 
 def make_signature(name: str, instructions: str, inputs: Mapping[str, str], **outputs: Any) -> Any:
-    """A signature from texts: inputs as name -> description, outputs as name=(type, description)."""
-    fields: dict[str, Any] = {n: (str, dspy.InputField(desc=about)) for n, about in inputs.items()}
+    """A signature from texts: inputs as name -> description, outputs as name=(type, description).
+
+    In prompts the inputs are fenced, but for MEASURES: these are what the judge scores by.
+    """
+    fields: dict[str, Any] = {
+        n: (str, measure(about) if n in MEASURES else dspy.InputField(desc=about))
+        for n, about in inputs.items()
+    }
     fields |= {n: (kind, dspy.OutputField(desc=about)) for n, (kind, about) in outputs.items()}
     return dspy.make_signature(fields, instructions, name)
 

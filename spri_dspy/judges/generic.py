@@ -9,16 +9,13 @@ from typing import Any, Literal
 
 from spri_dspy.judges.criteria import Criterion, make_signature
 from spri_dspy.judges.judge import Judge
-from spri_dspy.judges.prompt_fencing import NOTICE
 
-_WORDING = f"""\
+_WORDING = """\
 Judge how well an answer deals with its instruction.
 
 Ask yourself what the instruction wants and what a correct answer holds, then compare. Say in at most 128 words
 what the answer gets right and what is wrong, missing or beside the point. Length and a confident tone are no
 merits. Then choose the number whose description fits best.
-
-{NOTICE}
 
 1 = it does not answer the instruction, or is wrong throughout
 2 = it takes up the instruction, and fails at what matters most in it
@@ -31,7 +28,7 @@ class GenericJudge(Judge):
     """One number, `score`, 1 to 5. Inputs: `instruction`, `answer`. One LM call a sample."""
 
     name = "generic"
-    version = "generic/1"
+    version = "generic/2"
     inputs = ("instruction", "answer")
 
     def __init__(self, **settings: Any) -> None:

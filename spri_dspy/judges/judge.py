@@ -24,7 +24,6 @@ from spri_dspy.errors import UnreadableAnswer, UsageError
 from spri_dspy.evidence import collect
 from spri_dspy.judges.criteria import Criterion, reversed_scale
 from spri_dspy.judges.logprobs import expected_score
-from spri_dspy.judges.prompt_fencing import fence, neutral
 from spri_dspy.predict import ASK_AGAIN, RolePredict
 from spri_dspy.program import set_lms
 from spri_dspy.records import Usage
@@ -111,14 +110,12 @@ class Judge(dspy.Module):
     Attributes:
         name, version: a new wording is a new version; it goes into every record.
         inputs, optional: names of inputs that a call must and may have.
-        plain: inputs that are the judge's own measure; they are made neutral, all others are fenced as well.
     """
 
     name: str = "judge"
     version: str = "judge/0"
     inputs: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
-    plain: tuple[str, ...] = ("standards", "rubric")
 
     def __init__(
         self,
@@ -154,7 +151,7 @@ class Judge(dspy.Module):
 
     def questions(self, inputs: Mapping[str, Any]) -> list[Question]:
         """What is asked about these inputs, in order."""
-        shown = self.shown(inputs)
+        shown = {name: str(value) for name, value in inputs.items()}
         found: list[Question] = []
         for name, predictor in self.ask.items():
             known = {k: v for k, v in shown.items() if k in predictor.signature.input_fields}
@@ -163,10 +160,6 @@ class Judge(dspy.Module):
             if turned is not None:
                 found.append(Question(name, {**known, "signature": turned}, is_reversed=True))
         return found
-
-    def shown(self, inputs: Mapping[str, Any]) -> dict[str, str]:
-        """The inputs as they stand in prompts."""
-        return {k: neutral(str(v)) if k in self.plain else fence(str(v)) for k, v in inputs.items()}
 
     def calls(self, inputs: Mapping[str, Any]) -> int:
         """LM calls for these inputs if every answer is readable."""

@@ -13,18 +13,15 @@ from typing import Any, Literal
 from spri_dspy.errors import UsageError
 from spri_dspy.judges.criteria import Criterion, make_signature
 from spri_dspy.judges.judge import Judge, Question, Reading, check_combine, combine
-from spri_dspy.judges.prompt_fencing import NOTICE
 from spri_dspy.tasks.rubrics import as_text
 
-_WORDING = f"""\
+_WORDING = """\
 Score an answer to an instruction by the rubric, and by nothing else.
 
 Take up the rubric point by point and say in at most 128 words, with the words of the answer that show it, what
 the answer meets and what it misses. Then choose the score whose description in the rubric fits best; where the
 rubric describes no scores, 1 means that nothing of it is met and 5 that all of it is. Length, tone and confidence
-count only where the rubric names them.
-
-{NOTICE}"""
+count only where the rubric names them."""
 
 _INPUTS = {
     "instruction": "what was asked for",
@@ -48,7 +45,7 @@ class RubricJudge(Judge):
     """
 
     name = "rubric"
-    version = "rubric/1"
+    version = "rubric/2"
     inputs = ("instruction", "answer", "rubric")
     optional = ("reference_answer",)
 
@@ -70,16 +67,15 @@ class RubricJudge(Judge):
 
     def questions(self, inputs: Mapping[str, Any]) -> list[Question]:
         """One question a rubric, two where its scores can be turned round and `swap` is set."""
-        known = self.shown({k: v for k, v in inputs.items() if k != "rubric"})
+        known: dict[str, Any] = {k: str(v) for k, v in inputs.items() if k != "rubric"}
         if "reference_answer" not in known:
             known["signature"] = _without_reference(self.ask["score"].signature)
         found: list[Question] = []
         for number, text in enumerate(_texts(inputs["rubric"])):
-            found.append(Question("score", {**known, **self.shown({"rubric": text})}, rubric=number))
+            found.append(Question("score", {**known, "rubric": text}, rubric=number))
             turned = reversed_rubric(text) if self.swap else None
             if turned is not None:
-                arguments = {**known, **self.shown({"rubric": turned})}
-                found.append(Question("score", arguments, is_reversed=True, rubric=number))
+                found.append(Question("score", {**known, "rubric": turned}, is_reversed=True, rubric=number))
         return found
 
     def detail(self, readings: Sequence[Reading]) -> dict[str, Any]:

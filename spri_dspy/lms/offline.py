@@ -24,6 +24,7 @@ from typing import Any
 from dspy.lm15 import Message, Request, Response, ServerError, TextPart, Usage, response_to_events
 
 from spri_dspy.errors import UsageError
+from spri_dspy.prompt_fencing import unfenced
 
 WARNING = "offline stand-in: rule-based text, not a language model; results say nothing about SPRI's quality"
 """The one line to show wherever the stand-in is used; it is also logged once a process."""
@@ -139,7 +140,7 @@ def _sections(text: str, header: re.Pattern[str], order: Sequence[str] = ()) -> 
     wanted, end, fields = [name for name in order if name in names] or [*names][::-1], len(text), {}
     for name, start, after in reversed(found):
         if wanted and name == wanted[-1]:
-            fields[wanted.pop().lower().replace(" ", "_")] = text[after:end].strip()[:_READ]
+            fields[wanted.pop().lower().replace(" ", "_")] = unfenced(text[after:end].strip())[:_READ]
             end = start
     return dict(reversed(fields.items()))
 

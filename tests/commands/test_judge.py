@@ -76,7 +76,7 @@ def test_run_is_judged_and_told_by_criterion_and_group(spri, real_judge):
     assert "1 examples of the run failed and were not judged" in err
     records = {r.id: r for r in judged().records()}
     assert set(records) == {"a", "b"}
-    assert records["a"].outputs["judge"] == {"name": "reappraisal", "version": "reappraisal/1"}
+    assert records["a"].outputs["judge"] == {"name": "reappraisal", "version": "reappraisal/2"}
     assert records["a"].inputs["standards"] == "- Names one step."
 
 
@@ -84,7 +84,7 @@ def test_judged_run_is_named_after_what_decides_it(spri):
     make_run(reappraised(), program="0123", data={"file": "4567"})
     spri("judge", "r", "--set", "samples=2")
     manifest = judged().manifest
-    assert (manifest["judge"], manifest["judge_version"]) == ("reappraisal", "reappraisal/1")
+    assert (manifest["judge"], manifest["judge_version"]) == ("reappraisal", "reappraisal/2")
     assert manifest["parent"]["program"] == "0123" and manifest["data"] == {"file": "4567"}
     assert manifest["settings"] == {"samples": 2, "logprobs": 0, "swap": False}
     kinds = {"alignment": "scale", "empathy": "scale", "harmful": "share", "factuality": "choice"}
@@ -129,7 +129,7 @@ def test_json_is_one_object_with_estimates(spri, start_mock):
     code, out, _ = spri("judge", "r", "--judge", "generic", "--json", "--lm", lm)
     told = json.loads(out)
     assert code == 0 and out.count("\n") == 1
-    assert (told["judge"], told["judge_version"], told["judged_run"]) == ("generic", "generic/1", "r")
+    assert (told["judge"], told["judge_version"], told["judged_run"]) == ("generic", "generic/2", "r")
     (finding,) = told["findings"]
     assert finding["criterion"] == "score"
     assert finding["overall"]["n"] == 4 and finding["overall"]["coverage"] == 1.0
@@ -160,7 +160,7 @@ def test_dry_run_says_what_it_takes_and_writes_nothing(spri):
     make_run(*(reappraised(name) for name in "abc"))
     code, out, _ = spri("judge", "r", "--dry-run", "--limit", 2, "--set", "samples=5", "--set", "swap=true")
     assert code == 0
-    assert "2 examples of r, judge reappraisal/1" in out and "LM calls: 80 to 240" in out
+    assert "2 examples of r, judge reappraisal/2" in out and "LM calls: 80 to 240" in out
     assert "nothing was run" in out and not (RunDir.read("r").path / "judged").exists()
     _, out, _ = spri("judge", "r", "--dry-run", "--json")
     assert json.loads(out)["calls"] == {"fewest": 12, "most": 36}
@@ -221,10 +221,10 @@ def test_panel_of_judges_and_rubrics_is_one_judged_run(spri):
     )
     code, out, err = spri("judge", "r", *asked)
     assert code == 0, err
-    assert judged().manifest["judge_version"] == "panel/1 median of rubric/1 + generic/1"
+    assert judged().manifest["judge_version"] == "panel/1 median of rubric/2 + generic/2"
     (first, _) = judged().records()
     members = first.outputs["details"]["score"]["members"]
-    assert [m["judge"] for m in members] == ["rubric/1", "generic/1"] and len(members[0]["by_rubric"]) == 2
+    assert [m["judge"] for m in members] == ["rubric/2", "generic/2"] and len(members[0]["by_rubric"]) == 2
     assert first.usage["judge"].calls == 3
     assert "score" in out.split()
 

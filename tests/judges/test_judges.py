@@ -8,6 +8,7 @@ import pytest
 import spri_dspy as spri
 from spri_dspy.judges import Criterion, Judge, Panel, load_judge, make_signature
 from spri_dspy.judges.rubric import reversed_rubric
+from spri_dspy.prompt_fencing import NOTICE
 from spri_dspy.runs import fingerprint
 from tests.data import data_file, rows
 from tests.factories import chat
@@ -22,9 +23,9 @@ FOUR = {
 
 # A new wording is a new version: raise the version, then note the new fingerprint here.
 WORDINGS = {
-    "reappraisal/1": "a1de7af3ec94824b",
-    "generic/1": "1e4f294f29470819",
-    "rubric/1": "394001e2db70647b",
+    "reappraisal/2": "57d930c1a45bb1c9",
+    "generic/2": "424ed9fdd1436924",
+    "rubric/2": "dbaa548d85995296",
 }
 
 
@@ -35,7 +36,9 @@ def test_wording_belongs_to_its_version(name):
         [s.signature.instructions, [(f, i.json_schema_extra["desc"]) for f, i in s.signature.fields.items()]]
         for s in judge.criteria.values()
     ]
-    assert WORDINGS.get(judge.version) == fingerprint(texts), "new words need a new version, noted here"
+    assert WORDINGS.get(judge.version) == fingerprint([NOTICE, texts]), (
+        "new words need a new version, noted here"
+    )
 
 
 def test_reappraisal_gives_four_numbers_and_its_version():
@@ -43,7 +46,7 @@ def test_reappraisal_gives_four_numbers_and_its_version():
     answered(judge, **FOUR)
     prediction = judge(**REAPPRAISAL)
     assert prediction.scores == {"alignment": 8.0, "empathy": 4.0, "harmful": 0.0, "factuality": 0.5}
-    assert prediction.judge == {"name": "reappraisal", "version": "reappraisal/1"}
+    assert prediction.judge == {"name": "reappraisal", "version": "reappraisal/2"}
     assert prediction.judgement.startswith("alignment 8, empathy 4, harmful 0, factuality 0.5")
     assert prediction.usage["judge"].calls == 4
 
@@ -241,7 +244,7 @@ def test_panel_names_its_members_and_counts_their_calls():
     assert panel.calls({**ANSWER, "rubric": RUBRIC}) == 4
     prediction = asyncio.run(panel.acall(**ANSWER, rubric=RUBRIC))
     assert prediction.scores == {"score": 3.75}
-    assert prediction.judge["version"] == "panel/1 mean of generic/1 + rubric/1"
+    assert prediction.judge["version"] == "panel/1 mean of generic/2 + rubric/2"
     assert prediction.usage["judge"].calls == 4
     assert prediction.details["score"]["gap"] == 2.0
 

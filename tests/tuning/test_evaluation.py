@@ -223,7 +223,7 @@ def test_a_judge_scores_what_the_program_wrote(town, tmp_path):
     assert [s.value for s in scores] == [4.0] * 3
     assert len(stand.asked) == 3 and "seen" in stand.asked[0]
     judged = RunDir.read(tmp_path / "trials" / identity(program) / "judged" / "generic")
-    assert judged.manifest["judge_version"] == "generic/1" and len(list(judged.records())) == 3
+    assert judged.manifest["judge_version"] == "generic/2" and len(list(judged.records())) == 3
 
 
 def test_a_noisy_judge_is_asked_again_and_the_program_is_not(town, tmp_path):
