@@ -3,6 +3,7 @@
 #   make demo       eight examples through the whole program, with no key and no network
 #   make test       the test suite; with CI set, the slow tests too
 #   make test-ray   the tests that need Ray
+#   make test-serve the tests of the endpoint, with its clients
 #   make check      formatting, lint, types, import layers
 #   make wheel      build the wheel, install it in an empty place, use it there
 
@@ -20,7 +21,7 @@ MARKERS := $(if $(CI),not live and not gpu,not live and not gpu and not slow)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-ray check wheel
+.PHONY: help demo test test-ray test-serve check wheel
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -39,6 +40,11 @@ $(VENV)/.ray-ok: $(VENV)/.ok
 	@$(PIP) install -c constraints.txt -e '.[ray]'
 	@touch $@
 
+$(VENV)/.serve-ok: $(VENV)/.ok
+	@echo "adding the endpoint and its clients to $(VENV)" >&2
+	@$(PIP) install -c constraints.txt -e '.[serve,test-serve]'
+	@touch $@
+
 demo: $(VENV)/.ok
 	@$(BIN)/spri run reappraisal --limit 8 --run demo-run --fresh
 	@$(BIN)/spri show demo-run
@@ -48,6 +54,9 @@ test: $(VENV)/.ok
 
 test-ray: $(VENV)/.ray-ok
 	@$(BIN)/python -m pytest -q -m "not live and not gpu" tests/test_ray_executor.py
+
+test-serve: $(VENV)/.serve-ok
+	@$(BIN)/python -m pytest -q -m "not live and not gpu" tests/test_server.py tests/test_server_schema.py
 
 check: $(VENV)/.ok
 	@$(BIN)/ruff format --check .

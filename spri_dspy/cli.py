@@ -1,7 +1,8 @@
-"""The command line: spri run | judge | tune | ls | show | export | doctor. Results go to stdout, all else to stderr.
+"""The command line: spri run | judge | tune | ls | show | export | serve | doctor.
 
-It parses arguments, prints, and exits. Exit codes: 0 done, 1 some examples failed, 2 wrong input, 3 something missing
-outside (a key, a server, an extra), 4 a budget is spent, 130 interrupted; the last two can be resumed.
+It parses arguments, prints (results on stdout, all else on stderr), and exits. Exit codes: 0 done, 1 some examples
+failed, 2 wrong input, 3 something missing outside (a key, a server, an extra), 4 a budget is spent, 130 interrupted;
+the last two can be resumed.
 """
 
 from __future__ import annotations
@@ -321,6 +322,53 @@ def export(
         RunDir.read(run_dir), export_format, to=to, out=out, include_all=include_all, fresh=fresh
     )
     print_json(done.to_json()) if json_out else print_lines(done.lines())
+
+
+@app.command()
+def serve(
+    task: Annotated[str, typer.Argument(help="reappraisal, rubrics, sft, or path/to/file.py:NAME")],
+    lm: options.LMs = None,
+    program: Annotated[Path | None, typer.Option(help="A saved or tuned program to use.")] = None,
+    system: Annotated[
+        str, typer.Option(help="What answers: spri, a system to compare with, or path/to/file.py:NAME.")
+    ] = "spri",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the system; repeat.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than loopback need a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 lets the system choose.")] = 8080,
+    token_env: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Environment variable with the token that clients must bring."),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests that are worked on at a time.")] = 64,
+    queue: Annotated[int, typer.Option(help="Requests that may wait; one more gets 429.")] = 256,
+    time_limit: Annotated[
+        float, typer.Option(help="Seconds that a request may take, its wait included.")
+    ] = 300,
+    max_body: Annotated[int, typer.Option(help="Bytes of a request at most.")] = 1_000_000,
+    drain: Annotated[
+        float, typer.Option(help="Seconds that open requests get when the server is stopped.")
+    ] = 30,
+) -> None:
+    """Serve a task's program as an OpenAI-compatible endpoint: /v1/chat/completions, model spri/TASK."""
+    from spri_dspy import server
+
+    limits = server.Limits(
+        concurrency=concurrency, queue=queue, seconds=time_limit, body_bytes=max_body, drain_seconds=drain
+    )
+    made = server.make_program(
+        task, options.pairs("--lm", lm), program, system, options.pairs("--set", setting)
+    )
+    endpoint = server.create_app(*made, limits=limits, token=server.token_from(token_env))
+
+    def ready(address: str) -> None:
+        say(f"{endpoint.state.service.model} at {address}/v1; Ctrl-C or SIGTERM stops it")
+
+    given_up = server.serve(endpoint, host, port, ready=ready)
+    say(f"stopped; {given_up or 'no'} requests were given up")
 
 
 @app.command()

@@ -1,0 +1,251 @@
+"""The ASGI application: its paths, its errors, and the door in front of them; `service` does the work."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import time
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from spri_dspy.errors import PrerequisiteError
+from spri_dspy.program import Program
+from spri_dspy.server.service import Limits, Service
+from spri_dspy.server.wire import (
+    ChatRequest,
+    Completion,
+    ErrorBody,
+    Model,
+    ModelList,
+    Receive,
+    Refusal,
+    Reply,
+    Send,
+    StreamReply,
+)
+from spri_dspy.tasks import Task, load_task
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Response  # pyright: ignore[reportMissingImports] - the extra [serve]
+
+CHAT = "/v1/chat/completions"
+
+BODY_SECONDS = 30.0
+"""Seconds that a request's body may take to arrive."""
+
+FAILURES: dict[int | str, dict[str, Any]] = {name: {"model": ErrorBody} for name in ("4XX", "5XX")}
+
+
+def create_app(
+    program: Program, task: Task | None = None, *, limits: Limits | None = None, token: str | None = None
+) -> FastAPI:
+    """The ASGI application that serves a program; its LMs are as they are set.
+
+    Args:
+        program: SPRI or another system.
+        task: the program's, where `load_task` does not find it by the program's `task_name`.
+        limits: what it takes on.
+        token: what clients must bring as `Authorization: Bearer`; without one, `serve` listens on loopback only.
+
+    Raises:
+        PrerequisiteError: FastAPI is missing.
+    """
+    try:
+        from fastapi import FastAPI  # pyright: ignore[reportMissingImports] - the extra [serve]
+    except ImportError:
+        raise PrerequisiteError('an endpoint needs FastAPI: pip install "spri-dspy[serve]"') from None
+    limits = limits or Limits()
+    service = Service(program, task or load_task(program.task_name), limits)
+    app = FastAPI(title="spri", docs_url=None, redoc_url=None)
+    app.state.service, app.state.token = service, token
+    app.add_middleware(_Door, service=service, token=token)
+    _add_chat(app, service)
+    _add_models(app, Model(id=service.model, created=service.created))
+    _add_state(app, service)
+    _add_errors(app)
+    return app
+
+
+def _add_chat(app: FastAPI, service: Service) -> None:
+    from fastapi import Response  # pyright: ignore[reportMissingImports] - the extra [serve]
+
+    class Answer(Response):
+        """Sends by itself: that the client has left is heard only while the answer is being made."""
+
+        def __init__(self, asked: ChatRequest) -> None:
+            self.asked, self.background = asked, None
+            self.example, self.ignored = service.example(asked)
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            headers = {"x-spri-ignored": ", ".join(self.ignored)} if self.ignored else {}
+            reply = _reply(self.asked, service, headers, send)
+            details = {"ignored": self.ignored} if self.asked.spri.trace else None
+            scope["spri.status"] = await service.answer(self.example, reply, receive, details)
+
+    event = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+    stream = {"content": {"text/event-stream": {"itemSchema": event}}}
+
+    @app.post(CHAT, response_model=Completion, responses={**FAILURES, 200: stream})
+    async def chat(asked: ChatRequest) -> Any:
+        """Answer the last user message by the task's program."""
+        return Answer(asked)
+
+
+def _reply(asked: ChatRequest, service: Service, headers: dict[str, str], send: Send) -> Reply:
+    if not asked.stream:
+        return Reply(send, service.model, service.system_fingerprint, headers)
+    options = asked.stream_options
+    return StreamReply(
+        send,
+        service.model,
+        service.system_fingerprint,
+        headers,
+        include_usage=bool(options and options.include_usage),
+        tell_progress=asked.spri.progress,
+    )
+
+
+def _invalid(error: Any) -> Refusal:
+    """What is wrong with a body, in OpenAI's words where it has some."""
+    where = [str(part) for part in error["loc"] if part != "body"]
+    match error["type"]:
+        case "json_invalid":
+            return Refusal(400, "the body is not valid JSON")
+        case "extra_forbidden":
+            name = ".".join(where)
+            return Refusal(
+                400, f"Unrecognized request argument supplied: {name}", "unknown_parameter", param=name
+            )
+    if not where:
+        return Refusal(400, "the body must be a JSON object, sent as Content-Type: application/json")
+    name, code = where[0], None if where[0] in ("model", "messages", "spri") else "unsupported_value"
+    return Refusal(400, f"{'.'.join(where)}: {error['msg']}", code, param=name)
+
+
+def _add_models(app: FastAPI, model: Model) -> None:
+    @app.get("/v1/models", responses=FAILURES)
+    async def models() -> ModelList:
+        """What can be asked for."""
+        return ModelList(data=[model])
+
+    @app.get("/v1/models/{name:path}", responses=FAILURES)
+    async def retrieve(name: str) -> Model:
+        """One model."""
+        if name != model.id:
+            raise Refusal(404, f"the model {name!r} does not exist; known: {model.id}", "model_not_found")
+        return model
+
+
+def _add_state(app: FastAPI, service: Service) -> None:
+    from fastapi.responses import PlainTextResponse  # pyright: ignore[reportMissingImports] - the extra [serve]
+
+    @app.get("/health", responses=FAILURES)
+    async def health() -> dict[str, str]:
+        """Whether requests are taken."""
+        if service.is_stopping:
+            raise Refusal(503, "the server is stopping", "stopping", retry_after=5)
+        return {"status": "ok"}
+
+    @app.get("/metrics", response_class=PlainTextResponse, responses=FAILURES)
+    async def metrics() -> str:
+        """Counts in Prometheus's text format."""
+        return service.meter.text(service.in_flight, service.waiting)
+
+
+def _add_errors(app: FastAPI) -> None:
+    from fastapi import Response  # pyright: ignore[reportMissingImports] - the extra [serve]
+    from fastapi.exceptions import RequestValidationError  # pyright: ignore[reportMissingImports] - the same
+    from starlette.exceptions import HTTPException  # pyright: ignore[reportMissingImports] - the same
+
+    def shown(refusal: Refusal, headers: Any = None) -> Response:
+        headers = {"content-type": "application/json", **refusal.headers, **(headers or {})}
+        return Response(refusal.body, refusal.status, headers)
+
+    @app.exception_handler(Refusal)
+    async def refused(_: Any, refusal: Refusal) -> Response:
+        return shown(refusal)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Any, error: RequestValidationError) -> Response:
+        return shown(_invalid(error.errors()[0]))
+
+    @app.exception_handler(HTTPException)
+    async def other(_: Any, error: HTTPException) -> Response:
+        return shown(Refusal(error.status_code, str(error.detail)), error.headers)
+
+
+class _Door:
+    """Who may come in, how long a body may take, and what is counted of every chat request."""
+
+    def __init__(self, app: Any, service: Service, token: str | None) -> None:
+        self._app, self._service, self._token = app, service, token
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] == "/health":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.monotonic(), 500
+
+        async def noted(event: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            if event["type"] == "http.response.start":
+                status = event["status"]
+                if self._service.is_stopping:
+                    event["headers"] = [*event["headers"], (b"connection", b"close")]
+            await send(event)
+
+        try:
+            refusal = self._refusal(dict(scope["headers"]))
+            if refusal is not None:
+                await refusal.send(noted)
+            else:
+                await self._app(scope, _bounded(receive, self._service.limits.body_bytes), noted)
+        finally:
+            if scope["path"] == CHAT:
+                self._service.meter.count(scope.get("spri.status", status), time.monotonic() - began)
+
+    def _refusal(self, headers: dict[bytes, bytes]) -> Refusal | None:
+        if self._token is not None:
+            kind, _, given = headers.get(b"authorization", b"").partition(b" ")
+            is_known = hmac.compare_digest(given.strip(), self._token.encode())
+            if kind.lower() == b"bearer" and is_known:
+                return None
+            return Refusal(401, "this server wants its token: Authorization: Bearer TOKEN", "invalid_api_key")
+        name = headers.get(b"host", b"").decode("latin-1")
+        if is_loopback(name.rpartition(":")[0] if name.rpartition(":")[2].isdigit() else name):
+            return None
+        # A page in a browser can have its own name lead to this machine, and would be let in by it.
+        return Refusal(403, "without a token this server answers to loopback names only, such as localhost")
+
+
+def _bounded(receive: Receive, most_bytes: int) -> Receive:
+    """The same, but a body that is too large or does not come to its end is refused."""
+    from starlette.exceptions import HTTPException  # pyright: ignore[reportMissingImports] - the extra [serve]
+
+    deadline, n_bytes, is_whole = time.monotonic() + BODY_SECONDS, 0, False
+
+    async def received() -> MutableMapping[str, Any]:
+        nonlocal n_bytes, is_whole
+        if is_whole:
+            return await receive()
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                event = await receive()
+        except TimeoutError:
+            raise HTTPException(408, f"the body did not arrive within {BODY_SECONDS:g} seconds") from None
+        n_bytes += len(event.get("body", b""))
+        if n_bytes > most_bytes:
+            raise HTTPException(413, f"the body is larger than {most_bytes:,} bytes")
+        is_whole = not event.get("more_body", False)
+        return event
+
+    return received
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address means this machine and no other."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
