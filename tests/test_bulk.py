@@ -295,7 +295,7 @@ def test_damaged_call_cache_is_refused_by_name(tmp_path, start_mock):
     run_into(tmp_path / "run", make_program(mock), make_examples(1))
     cache = tmp_path / "run/cache/calls.sqlite"
     cache.write_bytes(b"no database at all" * 500)
-    with pytest.raises(DataError, match=r"call cache .*calls.sqlite cannot be used.*delete the folder"):
+    with pytest.raises(DataError, match=r"call cache .*calls.sqlite cannot be used.*delete the file"):
         run_into(tmp_path / "run", make_program(mock), make_examples(2))
 
 
@@ -303,10 +303,10 @@ def test_call_cache_damaged_inside_stops_the_run_and_does_not_fail_the_examples(
     mock = start_mock()
     run_into(tmp_path / "run", make_program(mock), make_examples(1))
     with sqlite3.connect(tmp_path / "run/cache/calls.sqlite") as database:
-        database.execute("DROP TABLE calls")
-        database.execute("CREATE TABLE calls (something TEXT)")
+        database.execute("DROP TABLE finished")
+        database.execute("CREATE TABLE finished (something TEXT)")
     database.close()
-    with pytest.raises(DataError, match=r"call cache .*cannot be read.*delete it"):
+    with pytest.raises(DataError, match=r"call cache .*has another schema.*delete the file"):
         run_into(tmp_path / "run", make_program(mock), make_examples(2))
     assert RunDir.read(tmp_path / "run").finished() == {"q0"}
 

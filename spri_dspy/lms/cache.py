@@ -9,19 +9,24 @@ keys and JSON outputs only.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
+import logging
 import os
 import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 from spri_dspy.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 FILE = "calls.sqlite"
 
@@ -30,31 +35,59 @@ class CallCache:
     """Finished calls of one run directory; memory does not grow with them.
 
     A write is in the operating system's hands when `put` returns: a killed process loses nothing, a machine
-    that loses power may lose the last moments. Thread-safe.
+    that loses power may lose the last moments. Every call carries a checksum of all that is kept of it: one that does
+    not fit is dropped with a warning and so is asked again. Thread-safe.
 
     Args:
         folder: made if needed.
         journal: "wal" is the quickest; "truncate" is for files that several machines see.
+        read_only: write nothing, not even beside the file, so that a read-only folder will do.
 
     Raises:
-        DataError: the folder cannot be written, or the file is no cache.
+        DataError: the folder cannot be used, or the file is no cache.
     """
 
-    def __init__(self, folder: Path, journal: Literal["wal", "truncate"] = "wal") -> None:
-        self.path = folder / FILE
-        self._lock = threading.Lock()
+    def __init__(
+        self, folder: Path, journal: Literal["wal", "truncate"] = "wal", *, read_only: bool = False
+    ) -> None:
+        self.path, self._read_only = folder / FILE, read_only
+        self._lock, self._n_damaged = threading.Lock(), 0
+        with self._named_errors("cannot be used"):
+            if os.path.lexists(self.path) and not self.path.is_file():
+                raise DataError(f"the call cache {self.path} is not a regular file; remove it")
+            self._db = self._connect(journal)
+            self._db.text_factory = lambda data: data.decode(
+                "utf-8", "replace"
+            )  # a damaged text has no checksum
+            if not read_only:
+                self._db.execute(_TABLE)
+            columns = [row[1] for row in self._db.execute("PRAGMA table_info(finished)")]
+            if columns != _COLUMNS:
+                raise sqlite3.DatabaseError("it has another schema")
+
+    def _connect(self, journal: str) -> sqlite3.Connection:
+        if self._read_only:
+            address = f"file:{quote(str(self.path.absolute()))}?mode=ro"
+            try:
+                db = sqlite3.connect(address, uri=True, check_same_thread=False, timeout=30)
+                db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            except sqlite3.OperationalError:  # its journal cannot be opened for writing beside it
+                db = sqlite3.connect(f"{address}&immutable=1", uri=True, check_same_thread=False)
+            return db
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=30)
+        db.execute(f"PRAGMA journal_mode={journal}")
+        db.execute("PRAGMA synchronous=OFF")
+        return db
+
+    @contextmanager
+    def _named_errors(self, what: str) -> Iterator[None]:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=30)
-            self._db.execute(f"PRAGMA journal_mode={journal}")
-            self._db.execute("PRAGMA synchronous=OFF")
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS calls (key TEXT PRIMARY KEY, prompt TEXT, outputs TEXT, model TEXT, "
-                "tokens_in INTEGER, tokens_out INTEGER) WITHOUT ROWID"
-            )
-        except (OSError, sqlite3.Error) as error:
+            with self._lock:
+                yield
+        except (OSError, sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
             raise DataError(
-                f"the call cache {self.path} cannot be used: {error}; delete the folder or fix it"
+                f"the call cache {self.path} {what}: {error}; mend that, or delete the file: its calls are asked again"
             ) from error
 
     def get(self, key: str) -> list[Any] | None:
@@ -63,12 +96,19 @@ class CallCache:
         Raises:
             DataError: the file is damaged.
         """
-        try:
-            with self._lock:
-                row = self._db.execute("SELECT outputs FROM calls WHERE key = ?", (key,)).fetchone()
-        except sqlite3.Error as error:
-            raise DataError(f"the call cache {self.path} cannot be read: {error}; delete it") from error
-        return json.loads(row[0]) if row else None
+        with self._named_errors("cannot be read"):
+            row = self._db.execute("SELECT * FROM finished WHERE key = ?", (key,)).fetchone()
+            if row is None or _is_sound(row):
+                return json.loads(row[2]) if row else None
+            if not self._read_only:
+                self._db.execute("DELETE FROM finished WHERE key = ?", (key,))
+        self._warn()
+        return None
+
+    def _warn(self) -> None:
+        self._n_damaged += 1
+        if self._n_damaged == 1:
+            logger.warning("%s: damaged calls were dropped, they are asked again", self.path)
 
     def put(
         self, key: str, prompt_key: str, outputs: list[Any], model: str, tokens_in: int, tokens_out: int
@@ -78,13 +118,13 @@ class CallCache:
         Raises:
             DataError: it cannot be written (disk full, read-only).
         """
+        row = (key, prompt_key, json.dumps(outputs, default=_plain), model, tokens_in, tokens_out)
         try:
             with self._lock:
                 self._db.execute(
-                    "INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?)",
-                    (key, prompt_key, json.dumps(outputs, default=_plain), model, tokens_in, tokens_out),
+                    "INSERT OR IGNORE INTO finished VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, _checksum(row))
                 )
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OverflowError) as error:
             raise DataError(
                 f"a finished call cannot be stored in {self.path}: {error}; mend that and start the same command "
                 "again, finished examples are kept"
@@ -96,22 +136,29 @@ class CallCache:
         Raises:
             DataError: it cannot be written.
         """
-        renamed = "UPDATE calls SET key = key || '-' || hex(randomblob(8)) WHERE key = ?"
-        try:
-            with self._lock:
-                self._db.executemany(renamed, [(key,) for key in keys])
-        except sqlite3.Error as error:
-            raise DataError(f"the call cache {self.path} cannot be written: {error}") from error
+        renamed = "UPDATE finished SET key = key || '-' || hex(randomblob(8)) WHERE key = ?"
+        with self._named_errors("cannot be written"):
+            self._db.executemany(renamed, [(key,) for key in keys])
 
     def __len__(self) -> int:
-        with self._lock:
-            return self._db.execute("SELECT count(*) FROM calls").fetchone()[0]
+        with self._named_errors("cannot be read"):
+            return self._db.execute("SELECT count(*) FROM finished").fetchone()[0]
 
     def spent(self) -> dict[str, tuple[int, int, int]]:
-        """Calls, input tokens and output tokens of all finished calls, by model."""
-        query = "SELECT model, count(*), sum(tokens_in), sum(tokens_out) FROM calls GROUP BY model"
-        with self._lock:
-            return {model: (n, given, got) for model, n, given, got in self._db.execute(query).fetchall()}
+        """Calls, input tokens and output tokens of all finished calls, by model; counts that are none are 0.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        counted = (
+            f"sum(CASE WHEN typeof({n}) = 'integer' AND {n} BETWEEN 0 AND 1e12 THEN {n} ELSE 0 END)"
+            for n in ("tokens_in", "tokens_out")
+        )
+        query = f"SELECT model, count(*), {', '.join(counted)} FROM finished GROUP BY model"
+        with self._named_errors("cannot be read"):
+            return {
+                str(model): (n, given, got) for model, n, given, got in self._db.execute(query).fetchall()
+            }
 
     def take_over(self, folder: Path) -> None:
         """Copy what another cache holds; calls that are here already stand.
@@ -119,29 +166,51 @@ class CallCache:
         Raises:
             DataError: the other file is no cache, or this one cannot be written.
         """
-        try:
-            with self._lock:
-                self._db.execute("ATTACH DATABASE ? AS other", (str(folder / FILE),))
-                try:
-                    self._db.execute("INSERT OR IGNORE INTO calls SELECT * FROM other.calls")
-                finally:
-                    self._db.execute("DETACH DATABASE other")
-        except sqlite3.Error as error:
-            raise DataError(
-                f"the call cache {folder / FILE} cannot be read into {self.path}: {error}; mend that or delete it"
-            ) from error
+        with self._named_errors(f"cannot take over {folder / FILE}"):
+            self._db.execute("ATTACH DATABASE ? AS other", (str(folder / FILE),))
+            try:
+                self._db.execute("INSERT OR IGNORE INTO finished SELECT * FROM other.finished")
+            finally:
+                self._db.execute("DETACH DATABASE other")
 
     def by_prompt(self) -> dict[str, list[Any]]:
-        """All outputs by prompt key, for replaying."""
-        with self._lock:
+        """All outputs by prompt key, for replaying.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        found: dict[str, list[Any]] = {}
+        with self._named_errors("cannot be read"):
             # Forgotten calls have longer keys: a later answer to the same prompt takes their place.
-            rows = self._db.execute("SELECT prompt, outputs FROM calls ORDER BY length(key) DESC").fetchall()
-        return {prompt: json.loads(outputs) for prompt, outputs in rows}
+            rows = self._db.execute("SELECT * FROM finished ORDER BY length(key) DESC").fetchall()
+        for row in rows:
+            if _is_sound(row):
+                found[row[1]] = json.loads(row[2])
+            else:
+                self._warn()
+        return found
 
     def close(self) -> None:
         """Close the file; the cache cannot be used afterwards."""
         with self._lock:
             self._db.close()
+
+
+_COLUMNS = ["key", "prompt", "outputs", "model", "tokens_in", "tokens_out", "checksum"]
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS finished (key TEXT PRIMARY KEY, prompt TEXT, outputs TEXT, model TEXT, "
+    "tokens_in INTEGER, tokens_out INTEGER, checksum TEXT) WITHOUT ROWID"
+)
+
+
+def _checksum(row: Sequence[Any]) -> str:
+    """Of all columns; a forgotten call's key counts as it was before."""
+    key, *others = row
+    return hashlib.sha256(json.dumps([str(key).partition("-")[0], *others]).encode()).hexdigest()[:16]
+
+
+def _is_sound(row: Sequence[Any]) -> bool:
+    return all(not isinstance(value, bytes) for value in row) and row[6] == _checksum(row[:6])
 
 
 class ShardedCache:

@@ -85,7 +85,7 @@ class Tape:
         if found is None:
             raise DataError(f"{str(run)!r} holds no recorded calls; name a run directory")
         self._path = path
-        cache = CallCache(found.parent)
+        cache = CallCache(found.parent, read_only=True)
         self._outputs = cache.by_prompt()
         cache.close()
 

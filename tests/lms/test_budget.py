@@ -49,7 +49,7 @@ def dollars(stats):
 
 def stored(run):
     with sqlite3.connect(run / "cache/calls.sqlite") as database:
-        (count,) = database.execute("SELECT count(*) FROM calls").fetchone()
+        (count,) = database.execute("SELECT count(*) FROM finished").fetchone()
     database.close()
     return count
 
