@@ -1,4 +1,4 @@
-"""The command line: spri run | judge | tune | ls | show | export | serve | doctor.
+"""The command line: spri run | judge | tune | ls | show | export | serve | models | doctor.
 
 It parses arguments, prints (results on stdout, all else on stderr), and exits. Exit codes: 0 done, 1 some examples
 failed, 2 wrong input, 3 something missing outside (a key, a server, an extra), 4 a budget is spent, 130 interrupted;
@@ -383,6 +383,21 @@ def doctor(lm: options.LMs = None, json_out: options.Json = False) -> None:
         print_lines(f"{name}: {said}" for name, said in flatten(findings))
     if any(not answer["ok"] for answer in findings["lms"].values()):
         raise typer.Exit(3)
+
+
+@app.command()
+def models(json_out: options.Json = False) -> None:
+    """List the models on this machine that need no server (GGUF files), and say how to get one."""
+    from spri_dspy.commands.models import HOW_TO_GET_ONE, find_models
+
+    found = list(find_models())
+    if json_out:
+        print_json([each.to_json() for each in found])
+    else:
+        print_lines(each.line() for each in found)
+    usable = next((each for each in found if not each.problem), None)
+    use = f'use one: spri run reappraisal --lm "base=gguf/{usable.path}"' if usable else "no model found"
+    say(use, *HOW_TO_GET_ONE)
 
 
 def _print_forecast(forecast: Forecast, json_out: bool) -> None:

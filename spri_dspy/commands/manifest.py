@@ -26,7 +26,7 @@ def make_manifest(specs: Mapping[str, LMSpec], **fields: Any) -> dict[str, Any]:
     return {
         **fields,
         "models": {role: spec.identity for role, spec in specs.items()},
-        "lms": {role: str(spec) for role, spec in specs.items()},
+        "lms": {role: spec.portable for role, spec in specs.items()},
         "versions": versions(),
     }
 

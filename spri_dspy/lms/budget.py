@@ -116,7 +116,7 @@ def price_of(lm: Any) -> tuple[float, float]:
     if "usd_in" in options or "usd_out" in options:
         return options.get("usd_in", 0.0) / 1e6, options.get("usd_out", 0.0) / 1e6
     model = spec.model if spec else lm.model
-    if model.split("/")[0] in ("offline", "replay"):
+    if model.split("/")[0] in ("offline", "replay", "gguf"):
         return 0.0, 0.0
     from dspy.clients.model_metadata import model_info
 

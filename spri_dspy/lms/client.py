@@ -140,6 +140,7 @@ class ScopedLM(dspy.LM):
         max_body: megabytes that an answer may take, decoded.
         max_chars: how long a text may be that another field follows, in a JSON schema; None for no bound.
         timeout: seconds that one attempt may take, None for as long as it takes.
+        most_calls: in flight at most, whatever a run allows; None for no limit of its own.
         address: where its server is, without user name and password; None for a provider's own.
         health: of this LM's own address.
     """
@@ -149,6 +150,7 @@ class ScopedLM(dspy.LM):
     max_body: float = MAX_BODY_MB
     max_chars: int | None = None
     timeout: float | None = None
+    most_calls: int | None = None
     address: str | None = None
     replicas: tuple[ScopedLM, ...] = ()
 

@@ -191,7 +191,9 @@ class Limiter:
         """The window of an LM."""
         found = self._windows.get(id(lm))
         if found is None:
-            found = self._windows[id(lm)] = Window(self._concurrency)
+            found = self._windows[id(lm)] = Window(
+                min(self._concurrency, getattr(lm, "most_calls", None) or self._concurrency)
+            )
             if self._ending:
                 found.end()
         return found

@@ -32,7 +32,7 @@ from spri_dspy.redaction import add_environment, add_secret, redact
 
 _NOT_SENT = ("format", "route", "api_base", "key_env", "max_chars", "max_body", *PRICES)
 _LITELLM_ONLY = ("top_k", "min_p", "repetition_penalty")
-_MODEL_SERVERS = ("hosted_vllm", "vllm", "ollama", "ollama_chat", "lm_studio", "llamafile")
+_MODEL_SERVERS = ("hosted_vllm", "vllm", "ollama", "ollama_chat", "lm_studio", "llamafile", "gguf")
 _AMBIENT = ("bedrock", "sagemaker", "vertex_ai")  # their keys may come from the machine itself
 _DEFAULT_ADDRESS = {"ollama": "http://localhost:11434/v1", "ollama_chat": "http://localhost:11434/v1"}
 
@@ -45,10 +45,14 @@ def make_lm(spec: LMSpec) -> ScopedLM:
         from spri_dspy.lms.replay import replay_lm
 
         lm = replay_lm(spec.model.partition("/")[2])
+    elif spec.prefix == "gguf":
+        from spri_dspy.lms.llama import llama_lm
+
+        lm = llama_lm(spec)
     else:
         add_environment()
         lm = _live(spec)
-    lm.spec, lm.prompt_style = spec, spec.options.get("format")
+    lm.spec, lm.prompt_style = spec, spec.options.get("format", "json" if spec.prefix == "gguf" else None)
     lm.max_chars = spec.options.get("max_chars", MAX_CHARS if spec.prefix in _MODEL_SERVERS else None)
     lm.max_body = spec.options.get("max_body", MAX_BODY_MB)
     return lm
@@ -159,7 +163,7 @@ def _missing_by_litellm(spec: LMSpec) -> list[str]:
 
     providers = {getattr(p, "value", str(p)) for p in litellm.provider_list}
     if spec.prefix not in providers:
-        known = [*PROVIDER_KEYS, *SERVER_KEYS, "offline", "replay"]
+        known = [*PROVIDER_KEYS, *SERVER_KEYS, "offline", "replay", "gguf"]
         raise UnknownNameError(
             "LM provider", spec.prefix, set(known), "Every provider that LiteLLM knows works too"
         )

@@ -6,6 +6,7 @@ An LM string is a model as LiteLLM spells it, with options behind a question mar
     hosted_vllm/prometheus-eval/prometheus-8x7b-v2.0?api_base=http://gpu-1:8000/v1&format=result_tag
     offline                       the rule-based stand-in, needs nothing (knobs: latency, fail_rate, ...)
     replay/recording.jsonl        answers from a recording only
+    gguf/models/x.gguf?n_ctx=8192 a model file on this machine, by llama.cpp (a path that ends in .gguf is enough)
 
 Keys come from the environment and stay there. It knows no task and no prompt; `lms.making` makes the LMs.
 """
@@ -17,6 +18,7 @@ import re
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -46,7 +48,10 @@ _WORDS = ("format", "route", "api_base", "api_version", "reasoning_effort", "key
 KNOBS = ("latency", "jitter", "fail_rate", "unscored_rate", "garbage_rate")
 """Options of the offline stand-in alone."""
 
-CONNECTION = ("timeout", "api_base", "key_env", "route", "max_body")
+LOCAL = ("n_ctx", "n_threads", "slots")
+"""Options of a GGUF file alone: tokens of a prompt with its answer, threads, and calls at the same time."""
+
+CONNECTION = ("timeout", "api_base", "key_env", "route", "max_body", "n_threads", "slots")
 """Options that say how an LM is reached, not what it answers."""
 
 FORMATS = ("chat", "json", "result_tag")
@@ -161,10 +166,30 @@ class LMSpec:
         return self.model.split("/", 1)[0]
 
     @property
+    def path(self) -> Path:
+        """The file of a GGUF model."""
+        return Path(self.model.partition("/")[2]).expanduser()
+
+    @property
     def identity(self) -> str:
-        """The LM without how it is reached: a server that moved does not make a run another run."""
+        """The LM without how it is reached: a server that moved does not make a run another run.
+
+        Of a GGUF file its name and a hash of its bytes: another file of the same name is another model.
+
+        Raises:
+            DataError: there is no such file.
+        """
         kept = {k: v for k, v in sorted(self.options.items()) if k not in CONNECTION}
-        return str(LMSpec(self.model, kept))
+        if self.prefix != "gguf":
+            return str(LMSpec(self.model, kept))
+        from spri_dspy.lms.gguf import gguf_fingerprint
+
+        return str(LMSpec(f"gguf/{self.path.name}@{gguf_fingerprint(self.path)}", kept))
+
+    @property
+    def portable(self) -> str:
+        """The string without the folder of a GGUF file, for what other people may read."""
+        return str(LMSpec(f"gguf/{self.path.name}", self.options) if self.prefix == "gguf" else self)
 
     @property
     def addresses(self) -> list[str]:
@@ -185,7 +210,13 @@ def parse_lm(text: str) -> LMSpec:
     """
     # Messages show the model and the name of an option, never a whole string: an address may hold a password.
     model, _, query = text.strip().partition("?")
-    if not model or any(c.isspace() for c in model):
+    if model.lower().endswith(".gguf") and model.partition("/")[0] not in (
+        *PROVIDER_KEYS,
+        *SERVER_KEYS,
+        "gguf",
+    ):
+        model = f"gguf/{model}"
+    if not model or (any(c.isspace() for c in model) and not model.startswith("gguf/")):
         raise UsageError(f"not an LM string: {model!r}; write provider/model?option=value, or offline")
     if model not in ("offline", "replay") and not all(model.partition("/")[::2]):
         raise UsageError(f"the LM {model!r} needs a provider, such as openai/gpt-4o-mini, or is offline")
@@ -195,14 +226,21 @@ def parse_lm(text: str) -> LMSpec:
     return LMSpec(model, {name: _option(model, name, value) for name, value in pairs})
 
 
+def _known_options(model: str) -> tuple[str, ...]:
+    if model.startswith("gguf/"):
+        return (*_NUMBERS, *_WHOLE, "format", *LOCAL)
+    return (*_NUMBERS, *_WHOLE, *_WORDS, *PRICES, *(KNOBS if model == "offline" else ()))
+
+
 def _option(model: str, name: str, value: str) -> Any:
     if name in ("api_key", "key", "token"):
         raise UsageError(
             f"an LM string holds no keys: put yours into the environment instead of {name}= in the string"
         )
-    known = (*_NUMBERS, *_WHOLE, *_WORDS, *PRICES, *(KNOBS if model == "offline" else ()))
-    if name not in known:
-        raise UnknownNameError("LM option", name, known, f"It stands in the LM string of {model!r}")
+    if name not in _known_options(model):
+        raise UnknownNameError(
+            "LM option", name, _known_options(model), f"It stands in the LM string of {model!r}"
+        )
     for choice, allowed in (("format", FORMATS), ("route", ROUTES)):
         if name == choice and value not in allowed:
             raise UnknownNameError(f"{choice} of an LM", value, allowed)
@@ -212,11 +250,11 @@ def _option(model: str, name: str, value: str) -> Any:
     if name in _WORDS:
         return value
     try:
-        number = int(value) if name in _WHOLE else float(value)
+        number = int(value) if name in (*_WHOLE, *LOCAL) else float(value)
     except ValueError:
-        kind = "whole number" if name in _WHOLE else "number"
+        kind = "whole number" if name in (*_WHOLE, *LOCAL) else "number"
         raise UsageError(f"the LM option {name}={value!r} of {model!r} must be a {kind}") from None
-    lowest = 1 if name in ("max_tokens", "max_chars") else -math.inf if name in _PENALTIES else 0
+    lowest = 1 if name in ("max_tokens", "max_chars", *LOCAL) else -math.inf if name in _PENALTIES else 0
     if not math.isfinite(number) or number < lowest or (name in ("timeout", "max_body") and not number):
         raise UsageError(f"the LM option {name}={value!r} of {model!r} is out of range")
     return number
