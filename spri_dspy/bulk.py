@@ -362,7 +362,8 @@ def examples_for(program: Any, rows: Iterable[Any]) -> Iterator[Example]:
     if not must:
         predictors = getattr(program, "predictors", list)()
         must = list(predictors[0].signature.input_fields) if predictors else []
-    return as_examples(rows, must, optional=getattr(program, "optional", ()))
+    optional, defaults = getattr(program, "optional", ()), getattr(program, "defaults", {})
+    return as_examples(rows, must, optional=optional, defaults=defaults)
 
 
 def _predictors(program: Any) -> list[Any]:

@@ -8,9 +8,9 @@ It knows no task and no model: a task brings signatures and seeds, roles bring L
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,8 +21,9 @@ from spri_dspy.adapters import ChatStyle, adapter_of
 from spri_dspy.critique_refine import CritiqueRefine, Outcome, Plan, arun_plan, run_plan
 from spri_dspy.errors import UsageError
 from spri_dspy.lms.spec import load_lm
-from spri_dspy.predict import check_show, demos_of_group
+from spri_dspy.predict import demos_of_group
 from spri_dspy.signatures import Stages
+from spri_dspy.tasks.seeds import choose_seeds
 
 
 class ProgramTask(Protocol):
@@ -51,7 +52,8 @@ class Program(dspy.Module):
     arguments), receives predictions, and returns the fields of the final prediction.
 
     Attributes:
-        inputs: names of the inputs that a call must have.
+        inputs: names of the inputs that a call must have, but for those in `defaults`.
+        defaults: what stands for inputs that are left out.
         optional: names of inputs that a call may have.
         label_inputs: names of labels that this system is shown (an oracle sees the experts' principles).
         calls: LM calls an example takes: fewest, typical, most.
@@ -68,6 +70,7 @@ class Program(dspy.Module):
             raise UsageError(f"a program takes the task itself: load_task({task!r})")
         self.task_name = task.name
         self.group_of = getattr(task, "group_of", None)
+        self.defaults = dict(getattr(task, "defaults", {}))
 
     def plan(self, inputs: Mapping[str, Any], group: str | None = None) -> Plan:
         """Yield (predictor, arguments), receive predictions, return the fields of the prediction."""
@@ -80,11 +83,11 @@ class Program(dspy.Module):
             UsageError: an input is missing or unknown.
             UnreadableAnswer: an LM gave nothing that can be read.
         """
-        return run_plan(self.plan(inputs, self._check(inputs, group)))
+        return run_plan(self.plan(*self._ready(inputs, group)))
 
     async def aforward(self, group: str | None = None, **inputs: Any) -> dspy.Prediction:
         """Answer one input without blocking."""
-        return await arun_plan(self.plan(inputs, self._check(inputs, group)))
+        return await arun_plan(self.plan(*self._ready(inputs, group)))
 
     def check(self, inputs: Mapping[str, Any], group: str | None = None) -> None:
         """Refuse inputs that a call would refuse, without calling an LM.
@@ -92,13 +95,15 @@ class Program(dspy.Module):
         Raises:
             UsageError: an input is missing or unknown, or the system has nothing for it.
         """
-        plan = self.plan(inputs, self._check(inputs, group))
+        plan = self.plan(*self._ready(inputs, group))
         next(plan, None)
         plan.close()
 
-    def _check(self, inputs: Mapping[str, Any], group: str | None) -> str | None:
-        """Refuse wrong inputs; tell the group if it was not given."""
+    def _ready(self, inputs: Mapping[str, Any], group: str | None) -> tuple[dict[str, Any], str | None]:
+        """The inputs, completed, and their group; refuses wrong ones."""
         must = (*self.inputs, *self.label_inputs)
+        left_out = {n: v for n, v in self.defaults.items() if n in must and inputs.get(n) is None}
+        inputs = {**inputs, **left_out}
         missing, unknown = [n for n in must if n not in inputs], set(inputs) - {*must, *self.optional}
         if missing or unknown:
             said = [f"missing {', '.join(missing)}"] if missing else []
@@ -108,7 +113,7 @@ class Program(dspy.Module):
             if not isinstance(inputs[name], str) or not inputs[name].strip():
                 said = "is empty" if isinstance(inputs[name], str) else f"is {type(inputs[name]).__name__}"
                 raise UsageError(f"inputs of {self.task_name}: {name} must be text, and it {said}")
-        return self.group_of(inputs) if group is None and self.group_of else group
+        return inputs, self.group_of(inputs) if group is None and self.group_of else group
 
     def set_lms(self, base: Any = None, critic: Any = None) -> Program:
         """Give the roles their LMs, as LM strings or dspy.LM objects. Without a critic, the base criticises."""
@@ -143,7 +148,7 @@ class SPRI(Program):
 
     Args:
         task: what `load_task` returns, or anything with `name`, `stages` and `seeds`.
-        seeds: which seeds an input is shown: "group", "all" or "nearest:K", see RolePredict.
+        seeds: task, none, default, all, k:N, nearest:K, a file or rows; see `tasks.seeds.SEEDS`.
         **loop: settings of both loops, see CritiqueRefine.
 
     The seeds are `program.principles.generate.demos`: optimisers tune them, `save` keeps them.
@@ -160,7 +165,9 @@ class SPRI(Program):
     # Both stages accepted at once; as measured on the published runs; every round of both used.
     calls = (4, 4.5, 16)
 
-    def __init__(self, task: ProgramTask, *, seeds: str = "group", **loop: Any) -> None:
+    def __init__(
+        self, task: ProgramTask, *, seeds: str | Path | Iterable[Mapping[str, Any]] = "task", **loop: Any
+    ) -> None:
         super().__init__(task)
         stages = task.stages
         self.principles = CritiqueRefine(
@@ -180,8 +187,9 @@ class SPRI(Program):
         self.inputs = tuple(stages.generate_principles.input_fields)
         second = (n for n in stages.generate_response.input_fields if n not in self.inputs)
         self.optional = tuple(second)
-        self.principles.generate.demos = [dspy.Example(seed) for seed in task.seeds]
-        self.principles.generate.show = check_show(seeds)
+        chosen = choose_seeds(seeds, task.seeds, stages, self.group_of)
+        self.principles.generate.demos = [dspy.Example(seed) for seed in chosen.rows]
+        self.principles.generate.show = chosen.show
 
     @classmethod
     def paper(cls, task: ProgramTask, **loop: Any) -> SPRI:
@@ -190,9 +198,8 @@ class SPRI(Program):
         The last candidate stands, an unscored critique ends its loop, and refinements see what the published
         prompts showed them (paper.md, section 3).
         """
-        published = _Published(
-            task.name, task.stages.as_published(), task.seeds, getattr(task, "group_of", None)
-        )
+        published = copy.copy(task)
+        object.__setattr__(published, "stages", task.stages.as_published())  # a Task is frozen
         return cls(published, **{"keep": "last", "on_unscored": "stop", **loop})
 
     def plan(self, inputs: Mapping[str, Any], group: str | None = None) -> Plan:
@@ -223,23 +230,15 @@ class SPRI(Program):
         return await arun_plan(self._respond_plan(inputs, group))
 
     def _situate_plan(self, inputs: Mapping[str, Any], group: str | None) -> Plan:
-        group = self._check(inputs, group)
+        inputs, group = self._ready(inputs, group)
         return _fields({"principles": (yield from self.principles.plan(inputs, group))})
 
     def _respond_plan(self, inputs: Mapping[str, Any], group: str | None) -> Plan:
-        group = self._check(inputs, group)
+        inputs, group = self._ready(inputs, group)
         missing = [name for name in self.optional if name not in inputs]
         if missing:
             raise UsageError(f"respond needs {', '.join(missing)} beside {', '.join(self.inputs)}")
         return _fields({"response": (yield from self.response.plan(inputs, group))})
-
-
-@dataclass(frozen=True)
-class _Published:
-    name: str
-    stages: Stages
-    seeds: tuple[Mapping[str, Any], ...]
-    group_of: Any = field(default=None)
 
 
 def set_lms(program: Any, **lms: Any) -> Any:

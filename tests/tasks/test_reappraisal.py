@@ -2,6 +2,7 @@
 
 import json
 
+import dspy
 import pytest
 
 import spri_dspy as spri
@@ -139,3 +140,18 @@ def test_research_rows_are_read_as_they_are(task):
     assert len(read) == len(raw)
     for example, row in zip(read, raw, strict=True):
         assert example.input_values["post"] == row["post"] and example.group is not None
+
+
+def test_aim_may_be_left_out_of_calls_and_of_rows_of_python(task, tmp_path):
+    program = spri.SPRI(task).set_lms(base="offline")
+    assert program(post=POST).toDict() == program(post=POST, aim=GENERAL_AIM).toDict()
+    assert program(post=POST, aim=None).toDict() == program(post=POST).toDict()
+    assert program.situate(post=POST).principles and spri.SPRI.paper(task).defaults == {"aim": GENERAL_AIM}
+    given = [
+        {"id": "a", "post": POST},
+        dspy.Example(id="b", post=POST).with_inputs("post"),
+        dspy.Example(id="c", post=POST, aim="Help me laugh.").with_inputs("post", "aim"),
+    ]
+    spri.run_bulk(program, given, tmp_path / "run")
+    aims = {r.id: r.inputs["aim"] for r in spri.RunDir.read(tmp_path / "run").records()}
+    assert aims == {"a": GENERAL_AIM, "b": GENERAL_AIM, "c": "Help me laugh."}
