@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from spri_dspy.runs import RunDir
     from spri_dspy.tasks import Task, load_task
     from spri_dspy.tuning import tune
-    from spri_dspy.tuning.seed_search import SeedSearch
 
 _HOME = {
     "Budget": "lms.budget",
@@ -62,7 +61,6 @@ _HOME = {
     "RunMismatchError": "errors",
     "SPRI": "program",
     "Score": "records",
-    "SeedSearch": "tuning.seed_search",
     "SpriError": "errors",
     "Task": "tasks",
     "UnknownNameError": "errors",
@@ -99,7 +97,6 @@ __all__ = [  # noqa: RUF022 - sorted as a menu, case-sensitively
     "RunMismatchError",
     "SPRI",
     "Score",
-    "SeedSearch",
     "SpriError",
     "Task",
     "UnknownNameError",

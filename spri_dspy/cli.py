@@ -258,11 +258,14 @@ def tune(
     fresh: options.Fresh = False,
 ) -> None:
     """Tune a program's seeds or wordings by a recipe. The same command again goes on where it stopped."""
-    from spri_dspy.commands import recipe as recipes
-    from spri_dspy.commands import tune as recipe_run
+    from spri_dspy.commands import tune as command
+    from spri_dspy.commands.recipe import change, read
+    from spri_dspy.progress import Progress
+    from spri_dspy.report import tuning as report
+    from spri_dspy.runs import RunDir
 
-    asked = recipes.change(
-        recipes.read(recipe),
+    asked = change(
+        read(recipe),
         lms=options.pairs("--lm", lm),
         data=data,
         run=str(run_dir) if run_dir else None,
@@ -270,12 +273,17 @@ def tune(
         seed=seed,
         budget={"max_calls": max_calls, "max_tokens": max_tokens, "max_usd": max_usd},
     )
-    job = recipe_run.plan(asked, allow_leak=allow_leak)
+    plan = command.plan(asked, allow_leak=allow_leak)
     if dry_run:
-        return print_json(job.forecast()) if json_out else print_lines(job.forecast_lines())
-    outcome = job.run(fresh=fresh)
-    print_json(recipe_run.summary(outcome)) if json_out else print_lines(recipe_run.outcome_lines(outcome))
-    say(*outcome["notes"], f"use it: spri run {outcome['task']} --program {outcome['run']}/program.json")
+        return _print_forecast(plan.forecast(), json_out)
+    with Progress(None, what="runs of a program", prices=plan.prices) as progress:
+        tuned = plan.execute(fresh=fresh, on_record=progress.add, on_phase=progress.describe)
+    directory = RunDir.read(plan.folder)
+    if json_out:
+        print_json({"run": str(plan.folder), **command.summary(tuned.report), "lms": plan.lms})
+    else:
+        print_lines(report.outcome(directory))
+    say(*plan.notes, *(f"next: {each}" for each in plan.next_commands()))
 
 
 @app.command()
@@ -286,11 +294,19 @@ def show(
     ] = None,
     json_out: options.Json = False,
 ) -> None:
-    """Show one example as it went: draft, verdict, refinement, verdict ..., response."""
-    from spri_dspy.report import terminal
+    """Show one example as it went: draft, verdict, refinement, verdict ..., response. Of a tuning: what it changed."""
+    from spri_dspy.report import terminal, tuning
     from spri_dspy.runs import RunDir
 
-    record = terminal.pick(RunDir.read(run_dir), example_id)
+    directory = RunDir.read(run_dir)
+    if directory.manifest.get("kind") == tuning.KIND:
+        report = tuning.read(directory)
+        return (
+            print_json(report)
+            if json_out
+            else print_lines([*tuning.outcome(directory), *tuning.changes(directory)])
+        )
+    record = terminal.pick(directory, example_id)
     print_json(record.to_json()) if json_out else print_parts(terminal.trace(record))
 
 

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import re
+import sys
 import traceback
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,14 +19,15 @@ from typing import Any
 from spri_dspy.errors import DataError, UnknownNameError
 
 
-def lookup(kind: str, name: str, package: str, attribute: str) -> Any:
+def lookup(kind: str, name: str, package: str, attribute: str, *, group: str | None = None) -> Any:
     """The object that a name stands for.
 
     Args:
         kind: what it is, for messages ("task").
         name: as the user typed it; dashes count as underscores.
-        package: where the built-in ones live, such as "spri_dspy.tasks"; also the entry point group.
+        package: where the built-in ones live, such as "spri_dspy.tasks".
         attribute: the name inside a built-in module.
+        group: the entry point group; None for the package's name.
 
     Raises:
         UnknownNameError: nothing answers to the name.
@@ -36,7 +38,7 @@ def lookup(kind: str, name: str, package: str, attribute: str) -> Any:
     module = name.replace("-", "_")
     if module in _built_in(package, attribute):
         return getattr(importlib.import_module(f"{package}.{module}"), attribute)
-    installed = {point.name: point for point in entry_points(group=package)}
+    installed = {point.name: point for point in entry_points(group=group or package)}
     if name in installed:
         return installed[name].load()
     raise UnknownNameError(
@@ -60,9 +62,10 @@ def where_raised(error: BaseException, function: Any) -> str:
     return f"{getattr(function, '__name__', function)} cannot be called: {said}"
 
 
-def names(package: str, attribute: str) -> list[str]:
+def names(package: str, attribute: str, *, group: str | None = None) -> list[str]:
     """Every built-in and installed name, sorted."""
-    return sorted({*_built_in(package, attribute), *(point.name for point in entry_points(group=package))})
+    installed = entry_points(group=group or package)
+    return sorted({*_built_in(package, attribute), *(point.name for point in installed)})
 
 
 def _built_in(package: str, attribute: str) -> set[str]:
@@ -81,10 +84,12 @@ def _from_file(kind: str, name: str) -> Any:
     path, _, attribute = name.rpartition(":")
     if not Path(path).is_file():
         raise DataError(f"no such file for the {kind} {name!r}: {path}")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    # A name of its own among the loaded modules, where dataclasses and pickle look for it: random.py is not `random`.
+    spec = importlib.util.spec_from_file_location(f"{Path(path).stem} at {Path(path).absolute()}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever is wrong in a user's file is theirs to see, in one line

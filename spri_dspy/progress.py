@@ -128,7 +128,7 @@ class Progress:
     ) -> None:
         self.totals = Totals(prices or {})
         self._total, self._done, self._what = total, done, what
-        self._said_at = time.monotonic()
+        self._said_at, self._phase, self._stream = time.monotonic(), "", sys.stderr
         self._bar: Any = None
         self._task: Any = None
 
@@ -143,6 +143,12 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
+    def describe(self, phase: str) -> None:
+        """Say what is being done, beside how far it is."""
+        self._phase = f"{phase}: "
+        if self._bar is not None:
+            self._bar.update(self._task, description=f"{self._phase}{self._what}")
+
     def add(self, record: Record) -> None:
         """Count a record that is finished."""
         self._done += 1
@@ -153,7 +159,8 @@ class Progress:
         elif time.monotonic() - self._said_at >= SAY_EVERY_SECONDS:
             self._said_at = time.monotonic()
             of = "" if self._total is None else f" of {self._total:,}"
-            say(f"{self._done:,}{of} {self._what}; {self.totals.spent()}{failed}")
+            text = f"{self._phase}{self._done:,}{of} {self._what}; {self.totals.spent()}{failed}"
+            say(text, stream=self._stream)  # what stands in for stderr meanwhile catches the talk of others
 
 
 def _bar() -> Any:

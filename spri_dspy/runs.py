@@ -31,7 +31,7 @@ from spri_dspy.records import SCHEMA, Record
 logger = logging.getLogger(__name__)
 
 MANIFEST, RECORDS, CALLS, CACHE, LOCK = "manifest.json", "records.jsonl", "calls.jsonl", "cache", "lock"
-PARTIAL = "manifest.partial"
+PARTIAL = f"{MANIFEST}.partial"
 MADE_FROM_IT = ("judged", "exports")
 """Folders in a run directory of what was made from the run; they go with it."""
 
@@ -133,7 +133,7 @@ class RunDir:
         self._out = os.open(self.path / RECORDS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def _write_manifest(self) -> None:
-        _write_whole(self.path / MANIFEST, json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n")
+        write_whole(self.path / MANIFEST, json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n")
 
     def _take_lock(self) -> None:
         self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -367,9 +367,9 @@ def _last_line_start(file: Any) -> int:
     return file.seek(0)
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
-    partial = path.with_name(PARTIAL)
+    partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text, "utf-8")
     partial.replace(path)
 

@@ -15,7 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from spri_dspy.errors import PrerequisiteError
 from spri_dspy.redaction import redact
@@ -44,10 +44,10 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
-def say(*lines: str, who: str = "spri") -> None:
-    """Talk on stderr, one line each, without keys."""
+def say(*lines: str, who: str = "spri", stream: TextIO | None = None) -> None:
+    """Talk on stderr, or on a stream that was stderr before, one line each, without keys."""
     for line in lines:
-        sys.stderr.write(f"{who}: {one_line(redact(line))}\n")
+        (stream or sys.stderr).write(f"{who}: {one_line(redact(line))}\n")
 
 
 def print_lines(lines: Iterable[str]) -> None:
@@ -120,7 +120,7 @@ def console(*, stderr: bool = False) -> Console:
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else WIDTH
-    return Shown(stderr=stderr, highlight=False, emoji=False, markup=False, width=width)
+    return Shown(file=stream if stderr else None, highlight=False, emoji=False, markup=False, width=width)
 
 
 def claim_streams() -> bool:

@@ -28,7 +28,6 @@ PUBLIC = [
     "RunMismatchError",
     "SPRI",
     "Score",
-    "SeedSearch",
     "SpriError",
     "Task",
     "UnknownNameError",

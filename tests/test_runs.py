@@ -191,7 +191,7 @@ def test_run_that_is_being_written_can_be_read(tmp_path):
         assert [r.id for r in RunDir.read(tmp_path / "run").records()] == ["a"]
 
 
-@pytest.mark.parametrize("left", [["lock"], ["lock", "manifest.partial"], []])
+@pytest.mark.parametrize("left", [["lock"], ["lock", "manifest.json.partial"], []])
 def test_run_that_was_killed_before_its_manifest_starts_anew(tmp_path, left):
     (tmp_path / "run").mkdir()
     for name in left:

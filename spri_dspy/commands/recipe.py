@@ -13,7 +13,7 @@
     [budget]
     max_usd = 5.0
 
-`read` checks a file field by field, `change` applies what the command line says instead, and `recipe_run` makes it
+`read` checks a file field by field, `change` applies what the command line says instead, and `commands.tune` makes it
 ready and runs it. Paths in a recipe are relative to its file, the run directory to where it is run.
 
 It knows fields and names. Unknown fields are refused, so that a slip of the pen is no silent default.
@@ -28,8 +28,7 @@ from typing import Any, get_args
 
 import pydantic
 
-from spri_dspy.errors import UnknownNameError, UsageError
-from spri_dspy.lookup import names
+from spri_dspy.errors import UsageError
 
 
 class _Part(pydantic.BaseModel):
@@ -100,14 +99,25 @@ class OptimizerPart(_Part):
     """How it is searched.
 
     Attributes:
-        name: see `tuning.OPTIMIZERS`.
-        stages: predictors to tune; nothing means the optimiser's usual ones.
-        options: of the optimiser.
+        name: an optimizer's name, or path/to/file.py:NAME; see `tuning.optimizers`.
+        stages: predictors to tune; nothing means the optimizer's usual ones.
+        prompt_lm: the LM that writes instructions and new seeds; by default the base.
+        options: of the optimizer: its keyword parameters.
     """
 
     name: str = "seed_search"
     stages: list[str] | None = None
+    prompt_lm: str | None = None
     options: dict[str, Any] = {}
+
+
+class ExperimentPart(_Part):
+    """How it is scored and decided, whatever searches; see `tuning.experiment.Experiment`."""
+
+    holdout: float = pydantic.Field(default=0.5, gt=0, lt=1)
+    level: float = pydantic.Field(default=0.05, gt=0, le=1)
+    rollouts: int = pydantic.Field(default=1, ge=1)
+    concurrency: int = pydantic.Field(default=16, ge=1)
 
 
 class BudgetPart(_Part):
@@ -136,7 +146,7 @@ class Recipe(_Part):
     Attributes:
         task: built in, installed, or path/to/file.py:NAME.
         task_options: such as with_reference = true.
-        lms: LM strings by role (base, critic, judge); nothing means offline.
+        lms: LM strings by role (base, critic, judge); nothing means offline, and the base for the critic.
         seed: of splits, searches and LMs.
     """
 
@@ -147,6 +157,7 @@ class Recipe(_Part):
     program: ProgramPart = ProgramPart()
     lms: dict[str, str] = {}
     optimizer: OptimizerPart = OptimizerPart()
+    experiment: ExperimentPart = ExperimentPart()
     budget: BudgetPart = BudgetPart()
     output: Output = Output()
     seed: int = pydantic.Field(default=0, ge=0)
@@ -156,7 +167,9 @@ class Recipe(_Part):
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the result beside the data, as JSON; not the budget, nor where it goes."""
-        table = self.model_dump(mode="json", exclude={"budget", "output"})
+        table = self.model_dump(
+            mode="json", exclude={"budget": True, "output": True, "experiment": {"concurrency"}}
+        )
         for name in ("file", "train", "validation", "test"):
             table["data"].pop(name)
         return table
@@ -233,32 +246,24 @@ def _checked(place: str, table: Mapping[str, Any], folder: Path) -> Recipe:
     except pydantic.ValidationError as error:
         found = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         raise UsageError(f"{place}: {_said(found[0])}") from None
-    data, metric = recipe.data, recipe.metric
-    whole, apart = [data.file, data.fractions], [data.train, data.validation, data.test]
+    data, shares = recipe.data, recipe.data.fractions
+    whole, apart = [data.file, shares], [data.train, data.validation, data.test]
     if any(each is not None for each in whole) and any(each is not None for each in apart):
         raise UsageError(f"{place}: data has either file (and fractions), or train, validation and test")
     if data.train is None and any(each is not None for each in apart):
         raise UsageError(f"{place}: data.train is missing: seeds and demos come from there")
-    shares = data.fractions
     if shares and abs(shares.train + shares.validation + shares.test - 1) > 1e-6:
         raise UsageError(f"{place}: data.fractions must add up to 1")
-    metrics = names("spri_dspy.metrics", "metric")
-    if metric.name not in metrics and ".py:" not in metric.name:
-        raise UsageError(f"{place}: {UnknownNameError('metric', metric.name, metrics)}")
-    fitting = {"label": ("pearson",), "weight": ("mix",)}
-    for name, fit in fitting.items():
-        if getattr(metric, name) is not None and metric.name not in fit:
-            raise UsageError(f"{place}: metric.{name} is of {fit[0]} only, not of {metric.name}")
     recipe._folder = folder
     return recipe
 
 
 def _said(error: Mapping[str, Any]) -> str:
     """What pydantic complains about, in one line with the menu."""
-    parts = [str(part) for part in error["loc"]]
-    field = ".".join(parts)
+    names = [str(part) for part in error["loc"]]
+    field = ".".join(names)
     if error["type"] == "extra_forbidden":
-        return f"unknown field {field!r}; known: {', '.join(sorted(_fields(parts[:-1])))}"
+        return f"unknown field {field!r}; known: {', '.join(sorted(_fields(names[:-1])))}"
     if error["type"] == "missing":
         return f"the field {field!r} is missing"
     if error["type"] in ("model_type", "dict_type"):

@@ -1,278 +1,360 @@
-"""A recipe's work, from its fields to a tuned program on disk.
+"""Tuning by a recipe, from its fields to a tuned program on disk.
 
 `plan` checks all that can be checked before anything is written or paid: names, options, LM strings, every row of the
-data, and that nothing stands on two sides of a split. `TuneJob.run` searches and writes into the run directory, beside
-what the search keeps there,
+data, that the metric can score them, and that nothing stands on two sides of a split. `TunePlan.execute` looks for
+keys, runs the experiment and writes into its run directory, beside what the experiment keeps there,
 
-    program.json    prompts and demos, with all that is needed to trust them; `spri run --program` reads it
+    program.json    prompts and demos as DSPy saves them; `metadata` says where they come from and how good they are
     trials.jsonl    every program that was tried, a line each
     search.png      the same as a picture, where matplotlib is installed
 
-It knows recipes and searches; the command line prints.
+What the recipe says of LMs, the user says: it is named by the user. What a program.json says is shown and never obeyed.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import platform
+import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from spri_dspy.bulk import plain
+from spri_dspy.commands.forecast import Forecast, cost, price_evenly
+from spri_dspy.commands.manifest import folder_name, source_fingerprint, versions
 from spri_dspy.commands.recipe import Recipe
-from spri_dspy.commands.recipe_parts import data_of, make_metric, planned_runs, program_of, specs_of
-from spri_dspy.errors import PrerequisiteError, UsageError
-from spri_dspy.lms.budget import Budget, price_of
-from spri_dspy.lms.cache import CallCache
-from spri_dspy.lms.spec import LMSpec, load_lm
-from spri_dspy.metrics import Metric
-from spri_dspy.runs import CACHE, MANIFEST, RunDir, fingerprint
+from spri_dspy.errors import DataError, PrerequisiteError, UsageError
+from spri_dspy.judges import load_judge
+from spri_dspy.lms.budget import LIMITS, Budget
+from spri_dspy.lms.spec import LMSpec, check_offline_roles, check_roles, load_lm, parse_lm
+from spri_dspy.metrics import Metric, load_metric
+from spri_dspy.program import load_program
+from spri_dspy.records import Record
+from spri_dspy.report.tuning import KIND
+from spri_dspy.runs import MANIFEST, RunDir, fingerprint, write_whole
+from spri_dspy.systems import load_system
 from spri_dspy.tasks import Example, Task, load_task
-from spri_dspy.tuning import make_search
-from spri_dspy.tuning.splits import Splits, make_splits
+from spri_dspy.tuning.evaluation import unscorable
+from spri_dspy.tuning.experiment import Experiment, explained
+from spri_dspy.tuning.splits import Splits
 
-logger = logging.getLogger(__name__)
-
-FORMAT = "spri-program/1"
 PROGRAM, TRIALS, PLOT = "program.json", "trials.jsonl", "search.png"
-_PACKAGES = ("spri-dspy", "dspy", "litellm", "gepa", "optuna")
+
+_JUDGES = {"alignment": "reappraisal", "empathy": "reappraisal", "mix": "reappraisal", "score": "generic"}
+_PROMPT_TOKENS, _ANSWER_TOKENS = (
+    600,
+    150,
+)  # of a stage's own words and seeds, and of an answer, for the forecast
+_SPLITS = {"train": "trainset", "validation": "valset", "test": "testset"}
 
 
 @dataclass
-class TuneJob:
+class TunePlan:
     """A recipe that is checked and ready.
 
     Attributes:
         recipe: what is asked.
-        task, program, metric: with their LMs.
-        given: train, validation and test examples; None where the search is to take them out of train.
-        splits: what the search will make of them.
-        search: the teleprompter.
+        task, program: the program gets its LMs when it is executed.
+        experiment: what will be run; its metric's judges get their LM then as well.
+        given: `trainset`, `valset` and `testset` of the experiment; None where it is to take them out of the first.
+        splits: what the experiment will make of them.
         specs: LMs by role.
-        files: fingerprints of the data, by name.
+        files: name and fingerprint of the data, by split.
         notes: what to know about the result, such as that there is no plot.
     """
 
     recipe: Recipe
     task: Task
     program: Any
-    metric: Metric
-    given: tuple[list[Example], list[Example] | None, list[Example] | None]
+    experiment: Experiment
+    given: Mapping[str, Any]
     splits: Splits
-    search: Any
     specs: dict[str, LMSpec]
-    files: dict[str, str]
+    files: dict[str, dict[str, str]]
     notes: list[str] = field(default_factory=list)
 
     @property
     def recipe_hash(self) -> str:
         """What the result depends on: the recipe and its data, wherever the files lie."""
-        return fingerprint([self.recipe.identity, self.files])
+        return fingerprint(
+            [self.recipe.identity, {name: file["fingerprint"] for name, file in self.files.items()}]
+        )
 
     @property
     def folder(self) -> Path:
         """The run directory."""
-        asked, named = self.recipe.output.run, f"tune-{self.task.name}-{self.recipe.optimizer.name}"
-        return Path(asked or Path("runs") / f"{named.replace('_', '-')}-{self.recipe_hash[:8]}")
+        if self.recipe.output.run:
+            return Path(self.recipe.output.run)
+        return Path("runs") / folder_name(
+            f"tune-{self.task.name}-{self.experiment.optimizer.name}".replace("_", "-"),
+            {"recipe": self.recipe_hash},
+        )
 
-    def run(self, *, fresh: bool = False) -> dict[str, Any]:
-        """Search, and write the outcome: the content of program.json, with its `run` directory.
+    @property
+    def lms(self) -> dict[str, str]:
+        """LM strings by role, as they are shown."""
+        return {role: str(spec) for role, spec in self.specs.items()}
+
+    @property
+    def prices(self) -> dict[str, tuple[float, float]]:
+        """Dollars a token in and out by role; without those that are unknown."""
+        priced = {
+            role: price_evenly([spec]) for role, spec in ({"critic": self.specs["base"]} | self.specs).items()
+        }
+        return {role: price for role, price in priced.items() if price is not None}
+
+    def forecast(self) -> Forecast:
+        """About how many LM calls it takes; what is in the cache is free, and new wordings take a few more."""
+        sizes = {name: len(part) for name, part in self.splits.parts().items()}
+        stages = self.recipe.optimizer.stages or [name for name, _ in self.program.named_predictors()]
+        known = {"groups": len({e.group for e in self.splits.train}), "stages": len(stages)}
+        later = {"decision": 2 * sizes["holdout"], "test": 2 * sizes["test"]}
+        runs = {"search": self.experiment.optimizer.program_runs(sizes | known), **later}
+        judges = [
+            each for each in (self.experiment.metric.judge, self.experiment.metric.oracle) if each is not None
+        ]
+        a_run = self.program.calls[1] + sum(len(each.named_predictors()) for each in judges)
+        calls = {"fewest": round((sizes["holdout"] + sizes["test"]) * a_run)}
+        if runs["search"] is not None:
+            calls["most"] = round(sum(runs.values()) * a_run)
+        budget = {n: limit for n, limit in self.recipe.budget.model_dump().items() if limit is not None}
+        rows = [e for part in self.splits.parts().values() for e in part]
+        characters = sum(len(str(value)) for e in rows for value in e.input_values.values()) / len(rows)
+        planned = calls.get("most", calls["fewest"])
+        tokens, written = round(planned * (characters / 4 + _PROMPT_TOKENS)), planned * _ANSWER_TOKENS
+        optimizer, metric = self.experiment.optimizer.name, self.experiment.metric.name
+        limits = ", ".join(f"{name} {limit:,}" for name, limit in budget.items())
+        return Forecast(
+            headline=f"{self.task.name}, {optimizer} by {metric}: "
+            + ", ".join(f"{n} {name}" for name, n in sizes.items())
+            + f" examples; budget: {limits or 'none'}",
+            facts={
+                "task": self.task.name,
+                "optimizer": optimizer,
+                "metric": metric,
+                "examples": sizes,
+                "program_runs": runs,
+                "budget": budget,
+                "leaks": [str(leak) for leak in self.splits.leaks],
+                "run": str(self.folder),
+            },
+            lms=self.lms,
+            calls=calls,
+            input_tokens=tokens,
+            output_tokens=written,
+            usd=cost(price_evenly(self.specs.values()), tokens, written),
+        )
+
+    def execute(
+        self,
+        *,
+        fresh: bool = False,
+        on_record: Callable[[Record], None] | None = None,
+        on_phase: Callable[[str], None] | None = None,
+    ) -> Any:
+        """Run the experiment and write the outcome: the tuned program, with its `report`.
 
         Args:
-            fresh: throw the search that is there away, instead of going on with it.
+            fresh: throw the tuning run that is there away, instead of going on with it.
+            on_record: called with each new record.
+            on_phase: called with what is being done.
 
         Raises:
-            PrerequisiteError: a failure that every example would meet; the same again goes on.
-            UsageError: the run directory is another search's, or in use.
+            PrerequisiteError: a key or an address is missing, or a failure that every example would meet.
+            UsageError: the run directory is another run's, or in use.
         """
-        folder = self.folder
+        experiment, folder = self.experiment, self.folder
+        self.program.set_lms(
+            **{role: load_lm(s) for role, s in self.specs.items() if role in ("base", "critic")}
+        )
+        for judge in (experiment.metric.judge, experiment.metric.oracle):
+            if judge is not None:
+                judge.set_lms(load_lm(self.specs["judge"]))
         if fresh:
             throw_away(folder)
-        self.search.run_dir = folder
-        train, validation, test = self.given
-        tuned = self.search.compile(self.program, trainset=train, valset=validation, testset=test)
-        outcome = self._outcome(tuned)
-        _write(folder / PROGRAM, json.dumps(outcome, indent=1) + "\n")
-        _write(folder / TRIALS, "".join(json.dumps(trial) + "\n" for trial in tuned.report.trials))
+        experiment.run_dir, experiment.on_record, experiment.on_phase = folder, on_record, on_phase
+        tuned = experiment.compile(self.program, **self.given)
+        write_whole(folder / PROGRAM, json.dumps(self._saved(tuned), indent=1) + "\n")
+        write_whole(folder / TRIALS, "".join(json.dumps(trial) + "\n" for trial in tuned.report.trials))
         if self.recipe.output.plot:
             self._draw(tuned.report, folder / PLOT)
-        return outcome | {"run": str(folder), "notes": self.notes}
+        return tuned
 
-    def _outcome(self, tuned: Any) -> dict[str, Any]:
-        report, decision = tuned.report, tuned.report.decision
-        on = {
-            "before": (decision.start, report.test.get("before")),
-            "after": (decision.candidate, report.test.get("after")),
-            "comparison": (decision.difference, report.test.get("difference")),
-        }
-        return {
-            "format": FORMAT,
+    def _saved(self, tuned: Any) -> dict[str, Any]:
+        """The program as DSPy saves it, with all that is needed to trust it under `metadata`."""
+        from dspy.utils.saving import get_dependency_versions
+
+        recipe = self.recipe.model_dump(mode="json") | {"lms": self.lms}
+        if self.recipe.optimizer.prompt_lm is not None:
+            recipe["optimizer"]["prompt_lm"] = str(parse_lm(self.recipe.optimizer.prompt_lm))
+        about = {
             "task": self.task.name,
             "system": self.recipe.program.system,
-            "metric": self.metric.name,
-            "optimizer": self.recipe.optimizer.name,
-            "improved": report.improved,
-            "reason": decision.reason,
-            "stopped": report.stopped,
-            **{
-                name: {"validation": _json(validation), "test": _json(test)}
-                for name, (validation, test) in on.items()
-            },
-            "program": tuned.dump_state(),
-            "recipe": self.recipe.model_dump(mode="json"),
+            **summary(tuned.report),
+            "recipe": recipe,
             "recipe_hash": self.recipe_hash,
             "files": self.files,
             "splits": {name: _split(part) for name, part in self.splits.parts().items()},
             "leaks": [str(leak) for leak in self.splits.leaks],
-            "lms": {role: str(spec) for role, spec in self.specs.items()},
-            "costs": self._costs(),
-            "versions": _versions(),
+            "lms": self.lms,
+            "versions": versions("gepa", "optuna"),
         }
-
-    def _costs(self) -> dict[str, Any]:
-        """What all finished calls took, those of earlier starts included; dollars are None where a price is unknown."""
-        with closing(CallCache(self.folder / CACHE)) as cache:
-            spent = cache.spent()
-        prices = {getattr(lm.spec, "model", lm.model): lm for lm in _lms_of(self) if hasattr(lm, "spec")}
-        dollars: list[float | None] = []
-        for model, (_, tokens_in, tokens_out) in spent.items():
-            try:
-                price_in, price_out = price_of(prices[model])
-                dollars.append(price_in * tokens_in + price_out * tokens_out)
-            except (UsageError, KeyError):
-                dollars.append(None)
-        known = [each for each in dollars if each is not None]
-        return {
-            "calls": sum(calls for calls, _, _ in spent.values()),
-            "input_tokens": sum(tokens for _, tokens, _ in spent.values()),
-            "output_tokens": sum(tokens for _, _, tokens in spent.values()),
-            "usd": round(sum(known), 6) if len(known) == len(dollars) else None,
+        return tuned.dump_state() | {
+            "metadata": {"dependency_versions": get_dependency_versions(), "tuning": about}
         }
 
     def _draw(self, report: Any, path: Path) -> None:
         from spri_dspy.tuning.plots import draw
 
         is_offline = any(spec.prefix == "offline" for spec in self.specs.values())
-        title = f"{self.task.name}, {self.recipe.optimizer.name}"
+        title = f"{self.task.name}, {self.experiment.optimizer.name}"
         try:
             draw(report, path, title=title, remark=_OFFLINE if is_offline else "")
         except PrerequisiteError as error:
             self.notes.append(str(error))
 
-    def forecast(self) -> dict[str, Any]:
-        """How many examples there are, and about how many LM calls the search takes; calls from the cache are free."""
-        runs = planned_runs(self.search, self.splits)
-        judges = [each for each in (self.metric.judge, self.metric.oracle) if each is not None]
-        a_run = self.program.calls[1] + sum(len(each.named_predictors()) for each in judges)
-        sizes = {name: len(part) for name, part in self.splits.parts().items()}
-        calls = {step: round(n * a_run) for step, n in runs.items()}
-        limits = self.recipe.budget.model_dump()
-        return {
-            "task": self.task.name,
-            "optimizer": self.recipe.optimizer.name,
-            "metric": self.metric.name,
-            "examples": sizes,
-            "lms": {role: str(spec) for role, spec in self.specs.items()},
-            "program_runs": runs,
-            "calls_typical": calls | {"all": sum(calls.values())},
-            "budget": {name: limit for name, limit in limits.items() if limit is not None},
-            "leaks": [str(leak) for leak in self.splits.leaks],
-            "run": str(self.folder),
-        }
-
-    def forecast_lines(self) -> Iterator[str]:
-        """The forecast for people."""
-        f = self.forecast()
-        yield f"{f['task']}, {f['optimizer']} by {f['metric']}"
-        yield "examples: " + ", ".join(f"{n} {name}" for name, n in f["examples"].items())
-        yield from (f"{role}: {lm}" for role, lm in f["lms"].items())
-        steps = ", ".join(f"{n:,} {step}" for step, n in f["calls_typical"].items() if step != "all")
-        yield f"LM calls: about {f['calls_typical']['all']:,} at most ({steps}), beside a few for new wordings"
-        limits = ", ".join(f"{name} {limit:,}" for name, limit in f["budget"].items())
-        yield f"budget: {limits or 'none'}"
-        yield "nothing was run and nothing was written"
-
-
-def summary(outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """What a search came to, without what only program.json is for."""
-    sizes = {name: part["n"] for name, part in outcome["splits"].items()}
-    return {k: v for k, v in outcome.items() if k not in ("program", "recipe")} | {"splits": sizes}
-
-
-def outcome_lines(outcome: Mapping[str, Any]) -> Iterator[str]:
-    """What a search came to, for people."""
-    end = "improved" if outcome["improved"] else "no improvement, the start stands"
-    yield f"{outcome['task']}, {outcome['optimizer']} by {outcome['metric']}: {end}"
-    yield outcome["reason"]
-    if outcome["stopped"]:
-        yield f"stopped early: {outcome['stopped']}"
-    rows = [("rows", "examples", "start", "tuned", "difference")]
-    for split, name in (("validation", "confirm"), ("test", "test")):
-        parts = [outcome[part][split] for part in ("before", "after", "comparison")]
-        if any(part is not None for part in parts):
-            cells = (_cell(parts[0], "value"), _cell(parts[1], "value"), _cell(parts[2], "difference"))
-            rows.append((split, str(outcome["splits"][name]["n"]), *cells))
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-    costs = outcome["costs"]
-    usd = "no known price" if costs["usd"] is None else f"${costs['usd']:.2f}"
-    tokens = costs["input_tokens"] + costs["output_tokens"]
-    yield f"{costs['calls']:,} LM calls, {tokens:,} tokens, {usd}"
-    if any(lm.partition("?")[0] == "offline" for lm in outcome["lms"].values()):
-        yield _OFFLINE
-    if outcome["leaks"]:
-        yield f"marked: examples match across splits or with seeds, such as {outcome['leaks'][0]}"
-
-
-def _cell(part: Mapping[str, Any] | None, name: str) -> str:
-    """A figure with its interval, and p where there is one."""
-    if part is None or part[name] is None:
-        return "-"
-    ends = f" ({part['low']:.3f} to {part['high']:.3f})" if part["low"] is not None else ""
-    p = f", p = {part['p']:.2g}" if part.get("p") is not None else ""
-    return f"{part[name]:+.3f}{ends}{p}" if name == "difference" else f"{part[name]:.3f}{ends}"
+    def next_commands(self) -> list[str]:
+        """What to do with the tuned program, a command each."""
+        folder = shlex.quote(str(self.folder))
+        return [f"spri show {folder}", f"spri run {self.task.name} --program {folder}/{PROGRAM}"]
 
 
 _OFFLINE = "offline stand-in: these figures say nothing about quality"
 
 
-def plan(recipe: Recipe, *, allow_leak: bool = False) -> TuneJob:
-    """Check a recipe, and make it ready.
+def summary(report: Any) -> dict[str, Any]:
+    """What a tuning came to, as JSON, without what happened on the way."""
+    found = report.to_json()
+    return {
+        name: value for name, value in found.items() if name not in ("trials", "rounds", "pool", "changes")
+    }
+
+
+def plan(recipe: Recipe, *, allow_leak: bool = False) -> TunePlan:
+    """Check a recipe, and make it ready; no key is needed and nothing is written.
 
     Raises:
         UsageError: anything about it or its data is wrong.
         LeakError: something stands on two sides of a split, or a seed in validation or test.
-        PrerequisiteError: a key or an address is missing.
     """
     task = load_task(recipe.path(recipe.task), **recipe.task_options)
-    specs = specs_of(recipe)
-    program = program_of(recipe, task)
-    program.set_lms(**{role: load_lm(spec) for role, spec in specs.items() if role != "judge"})
-    metric = make_metric(recipe.metric, specs.get("judge", LMSpec("offline")), recipe)
-    search = _search(recipe, task, metric, allow_leak=allow_leak)
-    files, given = data_of(recipe, task, program)
-    seeds = [dict(demo) for _, predictor in program.named_predictors() for demo in predictor.demos]
-    splits = make_splits(
-        *given,
-        input_names=program.inputs,
-        seeds=[*seeds, *getattr(getattr(search, "pool", None), "written", ())],
-        text_input=search.text_input,
-        confirm=_confirm(search),
-        seed=recipe.seed,
-        allow_leak=allow_leak,
+    metric = make_metric(recipe)
+    specs = _specs(recipe, metric)
+    program = load_system(
+        recipe.path(recipe.program.system), task, paper=recipe.program.paper, **recipe.program.settings
     )
-    return TuneJob(recipe, task, program, metric, given, splits, search, specs, files)
+    if recipe.program.start is not None:
+        load_program(program, recipe.path(recipe.program.start))
+    part, limits = recipe.optimizer, recipe.budget.model_dump()
+    if part.prompt_lm is not None:
+        parse_lm(part.prompt_lm)
+    experiment = Experiment(
+        metric,
+        optimizer=recipe.path(part.name),
+        options=part.options,
+        stages=part.stages,
+        prompt_lm=part.prompt_lm,
+        budget=Budget(*(limits[name] for name in LIMITS)) if any(limits.values()) else None,
+        rng_seed=recipe.seed,
+        fractions=recipe.data.fractions.model_dump() if recipe.data.fractions else None,
+        text_input=task.text_input,
+        allow_leak=allow_leak,
+        **recipe.experiment.model_dump(),
+    )
+    files, given = _data(recipe, task, program, metric)
+    splits = experiment.split(program, *given.values())
+    experiment.check(program, splits)
+    return TunePlan(recipe, task, program, experiment, given, splits, specs, files)
+
+
+def make_metric(recipe: Recipe) -> Metric:
+    """The metric that a recipe names; its judges have no LM yet.
+
+    Raises:
+        UsageError: no such metric, judge or setting.
+    """
+    part = recipe.metric
+    name = part.judge or _JUDGES.get(part.name)
+    if name is None and part.judge_settings:
+        raise UsageError("metric.judge_settings are of a judge: name one as metric.judge")
+    judge = load_judge(recipe.path(name), **part.judge_settings) if name else None
+    given = {"judge": judge, "weight": part.weight, "label": part.label}
+    settings = {name: value for name, value in given.items() if value is not None}
+    if part.label == "oracle":
+        settings["oracle"] = load_judge("rubric")
+    return load_metric(recipe.path(part.name), **settings)
+
+
+def _specs(recipe: Recipe, metric: Metric) -> dict[str, LMSpec]:
+    """LMs by role, of those that are asked; the recipe's seed reaches every LM that does not state its own.
+
+    Raises:
+        UsageError: the base is real, and critic or judge are offline.
+    """
+    needs_judge = metric.judge is not None or metric.oracle is not None
+    specs = {"base": LMSpec("offline"), "judge": LMSpec("offline")} | check_roles(recipe.lms)
+    specs = {role: spec for role, spec in specs.items() if role != "judge" or needs_judge}
+    check_offline_roles(specs)
+    if not recipe.seed:
+        return specs
+    return {
+        role: spec
+        if "seed" in spec.options or spec.prefix == "replay"
+        else replace(spec, options={**spec.options, "seed": recipe.seed})
+        for role, spec in specs.items()
+    }
+
+
+def _data(
+    recipe: Recipe, task: Task, program: Any, metric: Metric
+) -> tuple[dict[str, dict[str, str]], dict[str, Any]]:
+    """Name and fingerprint of each file, and the examples of train, validation and test.
+
+    Raises:
+        DataError: a row cannot be used.
+        UsageError: the metric can score no row of a file.
+    """
+    data = recipe.data
+    named = (
+        {name: getattr(data, name) for name in _SPLITS} if data.train is not None else {"train": data.file}
+    )
+    files: dict[str, dict[str, str]] = {}
+    rows: dict[str, list[Example]] = {}
+    for name, file in named.items():
+        if name != "train" and file is None:
+            continue
+        source = task.source(recipe.path(file) if file is not None else None)
+        rows[name] = _examples(task, program, source, data.limit)
+        files[name] = {"name": Path(source).name, "fingerprint": source_fingerprint(source)}
+        lacking = unscorable(metric, rows[name])
+        if rows[name] and len(lacking) == len(rows[name]) and (name != "train" or len(named) == 1):
+            raise UsageError(f"{source}: no example can be scored by {metric.name}: {explained(lacking)}")
+    return files, {argument: rows.get(name) for name, argument in _SPLITS.items()}
+
+
+def _examples(task: Task, program: Any, source: str, limit: int | None) -> list[Example]:
+    """Examples as the program is to see them, each checked.
+
+    Raises:
+        DataError: a row cannot be used.
+    """
+    found: list[Example] = []
+    shown = tuple(getattr(program, "label_inputs", ()))
+    for example in islice(task.examples(source), limit):
+        missing = [name for name in shown if name not in example.label_values]
+        if missing:
+            raise DataError(f"example {example.id!r} has no {', '.join(missing)}, which this system is shown")
+        inputs = {**example.input_values, **{name: example.label_values[name] for name in shown}}
+        program.check(inputs, example.group)
+        found.append(example.changed(inputs=inputs))
+    return found
 
 
 def throw_away(folder: Path) -> None:
-    """Remove a search's run directory.
+    """Remove a tuning run's directory.
 
     Raises:
         UsageError: there is something else, or it is in use.
@@ -280,65 +362,18 @@ def throw_away(folder: Path) -> None:
     if not folder.exists():
         return
     if not (folder / MANIFEST).is_file():
-        raise UsageError(f"{folder} holds no search; name an empty or a new directory")
+        raise UsageError(f"{folder} holds no tuning run; name an empty or a new directory")
     manifest = RunDir.read(folder).manifest
-    settings: Any = manifest.get("settings", {})
-    if "metric" not in settings:
-        raise UsageError(f"{folder} is a run, and no search; name another directory")
+    if manifest.get("kind") != KIND:
+        raise UsageError(f"{folder} is a run of another kind; name another directory")
     with RunDir.create(folder, manifest):
         shutil.rmtree(folder)
 
 
-def _search(recipe: Recipe, task: Task, metric: Metric, *, allow_leak: bool) -> Any:
-    part, limits = recipe.optimizer, recipe.budget
-    budget = Budget(limits.max_calls, limits.max_tokens, limits.max_usd)
-    options = {"text_input": task.text_input, "allow_leak": allow_leak, **part.options}
-    return make_search(
-        part.name,
-        metric,
-        stages=part.stages,
-        budget=budget if any(limit is not None for limit in limits.model_dump().values()) else None,
-        rng_seed=recipe.seed,
-        **options,
-    )
-
-
-def _confirm(search: Any) -> float:
-    return search.racing.confirm if hasattr(search, "racing") else search.confirm
-
-
 def _split(part: Sequence[Example]) -> dict[str, Any]:
-    """A split by its ids, without the name of the file that they came from, and what was in it."""
+    """A split by its ids, without the name of the split that they came from, and what was in it."""
     return {
         "n": len(part),
         "ids": [e.id.partition("/")[2] for e in part],
         "fingerprint": fingerprint([plain(e.toDict()) for e in part]),
     }
-
-
-def _lms_of(job: TuneJob) -> list[Any]:
-    modules = [m for m in (job.program, job.metric.judge, job.metric.oracle) if m is not None]
-    lms = [p.lm for module in modules for _, p in module.named_predictors()]
-    return lms + [getattr(job.search, name, None) for name in ("writer", "proposer")]
-
-
-def _versions() -> dict[str, str]:
-    """Python and the packages that shape a search."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "missing"
-    return found
-
-
-def _json(value: Any) -> dict[str, Any] | None:
-    return value.to_json() if value is not None else None
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, "utf-8")
-    partial.replace(path)

@@ -1,37 +1,24 @@
-"""Tuning: searching for the seeds and wordings that raise a set-level metric, within a stated budget.
+"""Tuning: searching for the seeds and wordings that raise a metric of a whole set, within a stated budget.
 
     tuned = spri.tune(program, trainset=examples, metric="pearson", optimizer="seed_search", budget=Budget(5000))
-    tuned.report.decision.reason        # on rows that the search never saw; "no improvement" is a normal answer
+    tuned.report.decision.reason        # on examples that the search never saw; "no improvement" is a normal answer
     tuned.save("tuned.json")            # prompts and demos; or spri run --program
 
-`seed_search` is our own optimiser; the others are DSPy's, behind a stand-in for the metric (`dspy_optimizers`). All of
-them split, decide and report alike. A whole search as a file is a recipe (`recipe`, `spri tune`).
+Whatever searches, it is one experiment (`experiment`); what searches is an optimizer (`optimizers`): ours by the metric
+itself, DSPy's with a surrogate of it, or one of your own. A whole experiment as a file is a recipe (`spri tune`).
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spri_dspy.errors import UnknownNameError, UsageError
-
 if TYPE_CHECKING:
     from spri_dspy.lms.budget import Budget
+    from spri_dspy.lms.client import Retry
     from spri_dspy.metrics import Metric
-
-OPTIMIZERS = (
-    "bootstrap_few_shot",
-    "bootstrap_random_search",
-    "copro",
-    "gepa",
-    "labeled_few_shot",
-    "mipro_v2",
-    "seed_search",
-    "simba",
-)
-"""Every optimiser by name."""
+    from spri_dspy.records import Record
 
 
 def tune(
@@ -40,100 +27,85 @@ def tune(
     trainset: Sequence[Any],
     valset: Sequence[Any] | None = None,
     testset: Sequence[Any] | None = None,
-    metric: Metric | str,
-    optimizer: str = "seed_search",
+    metric: Metric | str | Callable[..., Any],
+    optimizer: str | Callable[..., Any] = "seed_search",
+    options: Mapping[str, Any] | None = None,
     stages: Sequence[str] | None = None,
+    prompt_lm: Any = None,
     budget: Budget | None = None,
     run_dir: str | Path | None = None,
     rng_seed: int = 0,
-    **options: Any,
+    fractions: Mapping[str, float] | None = None,
+    holdout: float = 0.5,
+    level: float = 0.05,
+    rollouts: int = 1,
+    concurrency: int = 16,
+    text_input: str | None = None,
+    allow_leak: bool = False,
+    retry: Retry | None = None,
+    on_record: Callable[[Record], None] | None = None,
+    on_phase: Callable[[str], None] | None = None,
 ) -> Any:
     """Tune a program against a metric of a whole set. The program is not changed.
 
     Args:
-        program: a SPRI program or another, its LMs set; only these, the metric's and those named here are called.
-        trainset: spri.Example or dspy.Example; gives the splits that are not given.
-        valset: examples to search and to decide on.
-        testset: examples to report on, once; an empty list does without.
-        metric: a Metric, or the name of one that needs no judge ("pearson").
-        optimizer: one of OPTIMIZERS.
-        stages: names of the predictors that are tuned; None for the optimiser's usual ones (seed_search:
-            principles.generate, all others: every stage).
+        program: a SPRI program or another, its LMs set; only these, the metric's and `prompt_lm` are called.
+        trainset: rows of any kind that `run_bulk` takes; gives the splits that are not given.
+        valset: rows to search and to decide on.
+        testset: rows to report on, once; an empty list does without.
+        metric: a Metric, the name of one that needs no judge ("pearson"), or any function: of one example and its
+            prediction as DSPy's metrics are, or of all of them.
+        optimizer: seed_search, gepa, mipro_v2, simba, copro, bootstrap_few_shot, bootstrap_random_search,
+            labeled_few_shot, path/to/file.py:NAME, or a function `search(context)` or class of your own.
+        options: of the optimizer, by name: its keyword parameters.
+        stages: names of the predictors that are tuned; None for the optimizer's usual ones (seed_search:
+            principles.generate, the others: all).
+        prompt_lm: the LM that writes instructions and new seeds; by default the program's base.
         budget: what all calls may spend; when it is spent, the best of what is known is decided on.
-        run_dir: where everything is kept; the same again goes on where it stopped.
+        run_dir: where everything is kept; the same again goes on where it stopped. By default runs/OPTIMIZER-HASH.
         rng_seed: decides splits and searches.
-        **options: the optimiser's own; see SeedSearch and DspySearch.
+        fractions: of train, validation and test, where all rows come as `trainset`; by default 0.2, 0.5 and 0.3.
+        holdout: share of validation that is kept from the search, for the decision, in (0, 1).
+        level: two-sided p that the decision must not exceed, in (0, 1].
+        rollouts: samples of the judge (without one: of the program) for every example, at least 1.
+        concurrency: LM calls in flight at most, per LM.
+        text_input: the input by which the leak guard tells examples apart; by default the one that varies most.
+        allow_leak: go on although splits or seeds match; the report is marked.
+        retry: how transient failures of single calls are tried again.
+        on_record: called with each new record, of programs and of judges, as by `run_bulk`.
+        on_phase: called with what is being done and how it stands, in a few words.
 
     Returns:
-        A new program with `report` (a SearchReport), `candidate_programs`, `trial_logs` and `score`. Without a
-        significant improvement on rows that the search never saw it is a copy of the start.
+        A new program with `report` (a TuningReport), `candidate_programs`, `trial_logs` and `score`. Without a
+        significant improvement on examples that the search never saw it is a copy of the start.
 
     Raises:
-        UnknownNameError: no such optimiser, stage or option.
-        UsageError: an option's value is wrong, or the examples are too few.
+        UnknownNameError: no such optimizer, stage or option.
+        UsageError: an option's value is wrong, the examples are too few or cannot be scored, or an LM is offline where
+            others are paid.
         LeakError: something stands on two sides of a split, or a seed in validation or test.
         PrerequisiteError: a package is missing, or every example fails.
     """
-    search = make_search(
-        optimizer, metric, stages=stages, budget=budget, run_dir=run_dir, rng_seed=rng_seed, **options
+    from spri_dspy.tuning.experiment import Experiment
+
+    experiment = Experiment(
+        metric,
+        optimizer=optimizer,
+        options=options,
+        stages=stages,
+        prompt_lm=prompt_lm,
+        budget=budget,
+        run_dir=run_dir,
+        rng_seed=rng_seed,
+        fractions=fractions,
+        holdout=holdout,
+        level=level,
+        rollouts=rollouts,
+        concurrency=concurrency,
+        text_input=text_input,
+        allow_leak=allow_leak,
+        retry=retry,
+        on_record=on_record,
+        on_phase=on_phase,
     )
-    return search.compile(program, trainset=trainset, valset=valset, testset=testset)
-
-
-def make_search(
-    optimizer: str,
-    metric: Metric | str,
-    *,
-    stages: Sequence[str] | None = None,
-    budget: Budget | None = None,
-    run_dir: str | Path | None = None,
-    rng_seed: int = 0,
-    **options: Any,
-) -> Any:
-    """The teleprompter of a name, its options checked; `tune` compiles with it.
-
-    Raises:
-        UnknownNameError: no such optimiser, or it has no such option.
-        UsageError: an option's value is wrong.
-    """
-    if optimizer not in OPTIMIZERS:
-        raise UnknownNameError("optimizer", optimizer, OPTIMIZERS)
-    common = {"stages": stages, "budget": budget, "run_dir": run_dir, "rng_seed": rng_seed}
-    if optimizer == "seed_search":
-        from spri_dspy.tuning.seed_search import SeedSearch
-
-        given: dict[str, Any] = {name: value for name, value in common.items() if value is not None}
-        return SeedSearch(metric, **given, **seed_search_options(options))
-    from spri_dspy.tuning.dspy_search import DspySearch
-
-    return DspySearch(optimizer, metric, **common, **options)
-
-
-def seed_search_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of SeedSearch as it takes them; `racing` and `pool` may be tables of their settings.
-
-    Raises:
-        UnknownNameError: it has no such option, or the table no such setting.
-        UsageError: a value is wrong.
-    """
-    from spri_dspy.tuning.seed_search import Pool, Racing, SeedSearch
-
-    taken = ("self", "metric", "stages", "budget", "run_dir", "rng_seed")
-    known = [name for name in inspect.signature(SeedSearch.__init__).parameters if name not in taken]
-    made = dict(options)
-    for name in made:
-        if name not in known:
-            raise UnknownNameError("option of seed_search", name, known)
-    kinds: dict[str, Any] = {"racing": Racing, "pool": Pool}
-    for name, kind in kinds.items():
-        table = made.get(name)
-        if isinstance(table, Mapping):
-            settings = inspect.signature(kind).parameters
-            for setting in table:
-                if setting not in settings:
-                    raise UnknownNameError(f"setting of {name}", setting, settings)
-            try:
-                made[name] = kind(**table)
-            except TypeError as error:
-                raise UsageError(f"a setting of {name} is of the wrong kind: {error}") from None
-    return made
+    return experiment.compile(program, trainset=trainset, valset=valset, testset=testset)

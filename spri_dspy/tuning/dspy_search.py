@@ -1,212 +1,254 @@
-"""DSPy's optimisers for a metric that only a whole set has.
+"""DSPy's optimizers for a metric that only a whole set has.
 
-    tuned = DspySearch("gepa", "pearson", stages=["principles.generate"]).compile(program, trainset=examples)
-    tuned.report.decision.reason, tuned.report.test
+1. The start is scored, and a surrogate of the metric is fitted around it, one number an example (`surrogate`).
+2. The optimizer runs on that. It sees the chosen stages only, and each role keeps its LM (`student`).
+3. What it scored and what it returns is ranked by the surrogate; the best are scored by the metric itself on the search
+   split. The best becomes the incumbent, the surrogate is fitted anew, and the optimizer runs once more, for as many
+   rounds as were asked for, or until nothing better is found.
 
-1. The start is scored, and a stand-in for the metric is fitted around it, one number an example (`surrogate`).
-2. The optimiser runs on that. It sees the chosen stages only, and each role keeps its LM (`_student`, `_running`).
-3. What it scored and what it returns is ranked by the stand-in; the best are scored by the metric itself on the search
-   rows, and so is the start. The best becomes the incumbent, the stand-in is fitted anew, and the optimiser runs once
-   more, for as many rounds as were asked for, or until nothing better is found.
-4. One candidate comes to rows that nothing before has seen, as in `seed_search`: it replaces the start only if it is
-   significantly better there. Then both are reported on the test rows.
-
-A spent budget ends the optimiser and not the search: a part of it is set aside for what follows, and the best of what
-is known goes on. Examples that failed are counted, and are no evidence for or against a program.
-
-It knows programs, metrics and splits. Whether a wording is any good on other data, nothing here can see.
+A spent budget ends the optimizer and not the search. Examples that failed are counted, and are no evidence for or
+against a program. An optimizer of one's own that has DSPy's shape is a function that calls `dspy_search`; see
+`optimizers/copro.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from dspy.teleprompt import Teleprompter
+import dspy
+import pydantic
+from dspy.utils.exceptions import AdapterParseError, LMError
 
-from spri_dspy.bulk import plain
-from spri_dspy.errors import UnknownNameError, UsageError
-from spri_dspy.lms.budget import Budget
-from spri_dspy.lms.spec import load_lm
-from spri_dspy.metrics import Metric, load_metric
-from spri_dspy.program import models_of
-from spri_dspy.runs import RunDir, fingerprint
-from spri_dspy.tuning._dspy_compile import DspyCompile
-from spri_dspy.tuning.optimizers import RUNNERS, options_of
+from spri_dspy.errors import BudgetSpent, CallError, UsageError
+from spri_dspy.lms.cache import CallCache
+from spri_dspy.lms.client import failure_kind, use_scope
+from spri_dspy.runs import CACHE
+from spri_dspy.tuning.context import Context, Scored
+from spri_dspy.tuning.example_metric import ExampleMetric, as_rows
 from spri_dspy.tuning.programs import copy_program, identity
-from spri_dspy.tuning.splits import Splits, make_splits
+from spri_dspy.tuning.student import Halt, Seen, Sentinel, Session, State, Student, build, first_line
+from spri_dspy.tuning.surrogate import NEUTRAL, Surrogate, fit
 
-WRITERS = {"copro": "prompt_lm", "gepa": "reflection_lm", "mipro_v2": "prompt_lm", "simba": "prompt_lm"}
-"""Optimisers that have an LM write instructions, and the option that names it."""
+LOG = "optimizer.log"
+"""What DSPy prints, in the run directory."""
+
+Count = Annotated[int, pydantic.Field(ge=1)]
+"""The type of an option that must be at least 1."""
+
+Size = Annotated[int, pydantic.Field(ge=0)]
+"""The type of an option that must be at least 0."""
+
+NEVER = 10**9
+"""Errors after which DSPy gives up: failures are data here, and what is fatal ends the search itself."""
+
+_SHRINKAGE = (
+    5.0  # a mean over so many rows is pulled half-way to nothing: the luckiest of many rest on few rows
+)
 
 
-class DspySearch(Teleprompter):
-    """Tunes the stages of a program with one of DSPy's optimisers, against a set-level metric.
+@dataclass(frozen=True)
+class CompileInputs:
+    """What one of DSPy's optimizers is given.
+
+    Attributes:
+        student: the program as it is shown to the optimizer.
+        train: rows to learn and to take demos from.
+        search: rows to score candidates on; none of them ever becomes a demo.
+        metric: one number an example, see `example_metric`.
+        lm: who writes new instructions.
+        seed: of everything random that DSPy lets be seeded.
+        threads: program runs at a time.
+    """
+
+    student: Student
+    train: list[dspy.Example]
+    search: list[dspy.Example]
+    metric: Callable[..., Any]
+    lm: Any
+    seed: int
+    threads: int
+
+    def teacher(self) -> Student:
+        """The student, whose runs become demos. DSPy takes the demos of a teacher that is not compiled away first."""
+        teacher = self.student.deepcopy()
+        teacher._compiled = True
+        return teacher
+
+
+def dspy_search(
+    context: Context, optimize: Callable[[CompileInputs], Any], *, rounds: int, finalists: int
+) -> list[Any]:
+    """Run an optimizer of DSPy's for some rounds, each around the best so far: the best by the metric itself.
 
     Args:
-        optimizer: labeled_few_shot, bootstrap_few_shot, bootstrap_random_search, mipro_v2, gepa, simba or copro.
-        metric: what to maximise: a Metric, or the name of one that needs no judge ("pearson").
-        stages: names of the predictors that are tuned; None for all.
-        budget: what all calls may spend, earlier starts in the same `run_dir` included.
-        run_dir: where everything is kept; by default runs/OPTIMIZER-HASH.
-        rng_seed: decides splits and what DSPy lets be seeded.
-        **options: the optimiser's own (see `_running`), and those of every search:
-            rounds: how often the optimiser runs, each time around the best so far; 1.
-            finalists: programs a round that are scored by the metric itself, beside those the optimiser returned; 4.
-            confirm: share of validation that is kept from the search, for the decision; 0.5.
-            level: two-sided p that the decision must not exceed; 0.05.
-            rollouts: samples of the judge for every example of the decision; 1.
-            concurrency: calls in flight, and program runs at a time; 8.
-            text_input, allow_leak, retry: as for SeedSearch.
-            prompt_lm (gepa: reflection_lm): the LM that writes instructions; by default the program's base.
+        context: the search.
+        optimize: compiles the student, and returns what DSPy returns.
+        rounds: how often, at least 1.
+        finalists: programs a round that are scored by the metric itself, beside the one that is returned; at least 1.
 
     Raises:
-        UnknownNameError: no such optimiser, or it has no such option.
+        UsageError: DSPy refuses its options or the data.
+        PrerequisiteError: a failure that every call would meet.
     """
+    context.score(context.start, round=0)
+    best = context.scored[identity(context.start)]
+    for number in range(1, rounds + 1):
+        found = _Round(context, optimize, number, best, finalists).run()
+        is_better, best = found is not best, found
+        if not is_better or context.report.stopped:
+            break
+    return [best.program]
+
+
+class _Round:
+    """One run of an optimizer around the best program so far."""
 
     def __init__(
         self,
-        optimizer: str,
-        metric: Metric | str,
-        *,
-        stages: Sequence[str] | None = None,
-        budget: Budget | None = None,
-        run_dir: str | Path | None = None,
-        rng_seed: int = 0,
-        **options: Any,
+        context: Context,
+        optimize: Callable[[CompileInputs], Any],
+        number: int,
+        best: Scored,
+        finalists: int,
     ) -> None:
-        super().__init__()
-        self.optimizer, self.metric = optimizer, load_metric(metric)
-        self.stages = tuple(stages) if stages is not None else None
-        self.budget, self.run_dir, self.rng_seed = budget, run_dir, rng_seed
-        common, self.options, writer = _sorted(optimizer, options)
-        self.rounds, self.finalists = common["rounds"], common["finalists"]
-        self.confirm, self.level, self.rollouts = common["confirm"], common["level"], common["rollouts"]
-        self.concurrency, self.retry = common["concurrency"], common["retry"]
-        self.text_input, self.allow_leak = common["text_input"], common["allow_leak"]
-        self.writer = load_lm(writer) if writer is not None else None
-        if self.rounds < 1 or self.finalists < 1:
-            raise UsageError(
-                f"rounds and finalists must be at least 1, not {self.rounds} and {self.finalists}"
-            )
-        if not 0 < self.level <= 1:
-            raise UsageError(f"level must lie in (0, 1], not {self.level!r}")
+        self.context, self.optimize, self.number, self.best = context, optimize, number, best
+        self.n_finalists, self.name = finalists, context.report.optimizer
+        self.stages = context.stages or tuple(name for name, _ in context.start.named_predictors())
+        self.surrogate = fit(context.metric, best.scores)
 
-    def compile(
-        self,
-        student: Any,
-        *,
-        trainset: Sequence[Any],
-        teacher: Any = None,
-        valset: Sequence[Any] | None = None,
-        testset: Sequence[Any] | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Tune a program; it is not changed.
-
-        Args:
-            student: a SPRI program or another `Program`, its LMs set.
-            trainset: spri.Example or dspy.Example; gives the splits that are not given.
-            teacher: not known here; the start teaches.
-            valset: examples to search and to decide on.
-            testset: examples to report on; an empty list does without.
-            **kwargs: none is known.
-
-        Returns:
-            A new program with `report`, `candidate_programs` (dicts with "score" and "program", best first), `score`
-            (its metric on the rows of the decision) and `trial_logs`. Without an improvement it is a copy of the start.
-
-        Raises:
-            LeakError: something stands on two sides of a split, or a seed in validation or test.
-            UsageError: the examples are too few, the stages unknown, or the run directory another search's.
-            PrerequisiteError: a failure that every example would meet, or a missing package.
-        """
-        if teacher is not None or kwargs:
-            unknown = ", ".join(["teacher"] * (teacher is not None) + [*kwargs])
-            raise UsageError(f"compile takes no {unknown}; the start itself is the teacher")
-        start = copy_program(student)
-        splits = self._split(start, trainset, valset, testset)
-        manifest = self._manifest(start, splits)
-        named = Path("runs") / f"{self.optimizer.replace('_', '-')}-{fingerprint(manifest)[:8]}"
-        folder = Path(self.run_dir or named)
-        with RunDir.create(folder, manifest):
-            return DspyCompile(self, start, splits, folder).run()
-
-    def _split(self, start: Any, train: Any, validation: Any, test: Any) -> Splits:
-        return make_splits(
-            train,
-            validation,
-            test,
-            input_names=getattr(start, "inputs", ()),
-            seeds=[dict(demo) for _, predictor in start.named_predictors() for demo in predictor.demos],
-            text_input=self.text_input,
-            confirm=self.confirm,
-            seed=self.rng_seed,
-            allow_leak=self.allow_leak,
+    def run(self) -> Scored:
+        """The best, or something better."""
+        context, report = self.context, self.context.report
+        session, returned = self._optimize()
+        ranking = ranked(session, self.best, self.surrogate, self.stages)[: self.n_finalists]
+        finalists: list[tuple[State, dict[str, Any]]] = [
+            (seen.state, _about(seen, gain)) for seen, gain in ranking
+        ]
+        finalists += [(returned, {})] if returned is not None else []
+        scored = [self.best]
+        for place, (state, about) in enumerate(finalists, 1):
+            program = build(context.start, state)
+            if identity(program) in context.scored:
+                continue
+            try:
+                context.score(
+                    program, name=f"round {self.number}, finalist {place}", round=self.number, **about
+                )
+            except BudgetSpent:
+                report.stopped = (
+                    "the search has spent its part of the budget before all finalists were scored"
+                )
+                break
+            scored.append(context.scored[identity(program)])
+        report.rounds.append(
+            {
+                "round": self.number,
+                "optimizer": self.name,
+                "program_runs": session.n_runs,
+                "programs_seen": len(session.seen),
+                "finalists_scored": len(scored) - 1,
+                "failures": dict(session.failures),
+                "missing": session.missing,
+                "is_cut_off": session.stopped_by is not None,
+                "calls": context.evaluator.spent().calls,
+            }
         )
+        if session.stopped_by is not None:
+            report.stopped = (
+                report.stopped or f"{self.name} ended early: the search has spent its part of the budget"
+            )
+        return context.better(scored)
 
-    def _manifest(self, start: Any, splits: Splits) -> dict[str, Any]:
-        """What decides the result; not the budget, with a larger one the same search goes on."""
-        writer = {"writer": getattr(self.writer, "model", None)} if self.writer is not None else {}
-        return {
-            "system": self.optimizer,
-            "task": getattr(start, "task_name", None),
-            "data": {n: fingerprint([plain(e.toDict()) for e in part]) for n, part in splits.parts().items()},
-            "program": identity(start),
-            "models": models_of(start) | writer,
-            "settings": {
-                "metric": self.metric.identity,
-                "stages": self.stages,
-                "options": dict(self.options),
-                **{n: getattr(self, n) for n in ("rounds", "finalists", "confirm", "level", "rollouts")},
-            },
-            "seed": self.rng_seed,
-        }
+    def _optimize(self) -> tuple[Session, State | None]:
+        """Run the optimizer: the session, and what it returned, if it came to that."""
+        context, evaluator = self.context, self.context.evaluator
+        examples = [*context.train, *context.search]
+        # Most calls of the finalists have been made by the optimizer.
+        with (
+            closing(CallCache(evaluator.folder / CACHE)) as cache,
+            context.holding_back(len(context.search)),
+        ):
+            session = Session(evaluator.scope(cache, in_threads=True), examples, evaluator.on_record)
+            student = Student(copy_program(self.best.program), self.stages, session)
+            inputs = CompileInputs(
+                student,
+                as_rows(context.train),
+                as_rows(context.search),
+                ExampleMetric(context.metric, self.surrogate, examples, session),
+                context.prompt_lm or context.start.get_lm(),
+                context.rng_seed,
+                context.concurrency,
+            )
+            try:
+                with (
+                    use_scope(session.scope),
+                    _surroundings(student, session, context.concurrency),
+                    _logged(evaluator.folder / LOG),
+                ):
+                    returned = self._compile(inputs, session)
+            finally:
+                session.settle()  # before the cache is closed
+        if session.stopped_by is not None and not isinstance(session.stopped_by, BudgetSpent):
+            raise session.stopped_by
+        return session, session.returned(returned) if returned is not None else None
+
+    def _compile(self, inputs: CompileInputs, session: Session) -> Any:
+        """What the optimizer returns; None if it did not come to that, and what it scored until then is to be used."""
+        try:
+            return self.optimize(inputs)
+        except Halt:
+            return None
+        except (AdapterParseError, LMError, CallError, BudgetSpent) as error:  # of the LM that writes for it
+            if isinstance(error, BudgetSpent) or failure_kind(error) == "fatal":
+                session.stop(error)
+            else:
+                self.context.report.stopped = (
+                    f"{self.name} ended early, by the LM that writes for it: {first_line(error)}"
+                )
+            return None
+        except (ValueError, AssertionError) as error:  # how DSPy refuses options and data
+            raise UsageError(f"DSPy's {self.name} refuses this: {first_line(error)}") from error
 
 
-COMMON: Mapping[str, Any] = {
-    "rounds": 1,
-    "finalists": 4,
-    "confirm": 0.5,
-    "level": 0.05,
-    "rollouts": 1,
-    "concurrency": 8,
-    "text_input": None,
-    "allow_leak": False,
-    "retry": None,
-}
-"""Options of every search and their defaults."""
+def ranked(
+    session: Session, best: Scored, surrogate: Surrogate, stages: Sequence[str]
+) -> list[tuple[Seen, float]]:
+    """Programs that the optimizer scored, the most promising first, and their gains over the best with shrinkage.
 
-
-def _sorted(optimizer: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Any]:
-    """Common options, the optimiser's own, and the LM that writes instructions.
-
-    Raises:
-        UnknownNameError: no such optimiser, or it has no such option.
-        UsageError: an option's value is of the wrong type.
+    Gains are paired by example, so that it does not matter on which rows a program was scored.
     """
-    own = options_of(optimizer)
-    writer = WRITERS.get(optimizer)
-    known = {**COMMON, **own} | ({writer: None} if writer else {})
-    for name, value in options.items():
-        if name not in known:
-            raise UnknownNameError(f"option of {optimizer}", name, known)
-        _check(optimizer, name, value, known[name])
-    common = {name: options.get(name, default) for name, default in COMMON.items()}
-    chosen = {name: options.get(name, default) for name, default in own.items()}
-    return common, chosen, options.get(writer) if writer else None
+    ours = Student(best.program, stages, session).key
+    base = {s.id: surrogate.value(s) for s in best.scores if s.value is not None}
+    if ours in session.seen:
+        base = session.seen[ours].values | base
+    found: list[tuple[Seen, float]] = []
+    for key, seen in session.seen.items():
+        if key != ours:
+            gains = [value - base.get(example, NEUTRAL) for example, value in seen.values.items()]
+            found.append((seen, sum(gains) / (len(gains) + _SHRINKAGE)))
+    return sorted(found, key=lambda each: -each[1])
 
 
-def _check(optimizer: str, name: str, value: Any, default: Any) -> None:
-    """Refuse a value of another kind than the default's; where that is None, anything goes."""
-    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    for kind, said in kinds.items():
-        if isinstance(default, kind):
-            fits = isinstance(value, int | float if kind is float else kind)
-            if not fits or (kind is not bool and isinstance(value, bool)):
-                raise UsageError(f"the option {name} of {optimizer} must be {said}, not {value!r}")
-            return
+def _about(seen: Seen, gain: float) -> dict[str, Any]:
+    return {"surrogate": round(gain, 4), "surrogate_rows": len(seen.values), "calls_then": seen.calls}
 
 
-__all__ = ["COMMON", "RUNNERS", "WRITERS", "DspySearch"]
+@contextmanager
+def _surroundings(student: Student, session: Session, threads: int) -> Generator[None]:
+    """DSPy's settings while an optimizer runs: nothing global is called, kept or counted."""
+    settings: dict[str, Any] = {"num_threads": threads, "max_errors": NEVER, "disable_history": True}
+    callbacks = [*dspy.settings.callbacks, Sentinel(session)]
+    with dspy.context(lm=student.get_lm(), trace=None, callbacks=callbacks, **settings):
+        yield
+
+
+@contextmanager
+def _logged(path: Path) -> Generator[None]:
+    """What DSPy prints goes to a file: results of ours are on stdout."""
+    log = path.open("a", encoding="utf-8", errors="backslashreplace")
+    with log, redirect_stdout(log), redirect_stderr(log):
+        yield

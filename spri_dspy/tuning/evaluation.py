@@ -1,7 +1,7 @@
 """Running programs on examples for their scores, once and for all: what is finished is never run or paid again.
 
-    with Evaluator(metric, folder, budget=Budget(max_calls=5000)) as evaluator:
-        mine, theirs = evaluator.scores([(program, examples), (other, examples)])
+    evaluator = Evaluator(metric, folder, budget=Budget(max_calls=5000))
+    mine, theirs = evaluator.scores([(program, examples), (other, examples)])
 
 Every program has a run of its own (FOLDER/trials/HASH, the judge's inside it), and all share one call cache, one
 limiter and one budget. Two programs that show an example the same prompts, because they differ in other groups' seeds
@@ -17,18 +17,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from contextvars import copy_context
+import shutil
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from spri_dspy.bulk import FUSE_LEAST, arun_bulk
-from spri_dspy.errors import BudgetSpent, PrerequisiteError, UsageError
-from spri_dspy.lms.budget import Budget
+from spri_dspy.errors import BudgetSpent, PrerequisiteError, SpriError, UsageError
+from spri_dspy.event_loop import run_to_end
+from spri_dspy.lms.budget import LIMITS, Budget, price_of
 from spri_dspy.lms.cache import CallCache
 from spri_dspy.lms.client import Retry, Scope, ScopedLM, use_scope
 from spri_dspy.lms.concurrency import Limiter
@@ -36,7 +36,7 @@ from spri_dspy.metrics import Metric, judge_inputs
 from spri_dspy.metrics.metric import ORACLE
 from spri_dspy.program import models_of
 from spri_dspy.records import Record, Score
-from spri_dspy.runs import CACHE, RunDir
+from spri_dspy.runs import CACHE, MANIFEST, RunDir
 from spri_dspy.tasks import Example, make_example
 from spri_dspy.tuning.programs import identity, lm_of, resampled
 
@@ -74,10 +74,6 @@ class Spent:
         """So many times as much."""
         return Spent(self.calls * factor, self.tokens * factor, self.usd * factor)
 
-    def to_json(self) -> dict[str, Any]:
-        """A dict of plain JSON types."""
-        return {"calls": self.calls, "tokens": self.tokens, "usd": round(self.usd, 6)}
-
 
 @dataclass
 class _Trial:
@@ -99,7 +95,11 @@ class Evaluator:
         rollouts: how often the noisy part is sampled for every example, at least 1: the judge if there is one,
             else the whole program. Scores are means of the samples that could be read.
         retry: how transient failures of single calls are tried again.
-        retry_errors: run examples that failed before once more.
+        on_record: called with each new record, of programs and of judges.
+        on_phase: called with what is being done and how it stands, in a few words.
+
+    Attributes:
+        budget: what is spent, and what may be.
 
     Raises:
         UsageError: a budget, and an LM that does not obey one.
@@ -114,13 +114,12 @@ class Evaluator:
         concurrency: int = 16,
         rollouts: int = 1,
         retry: Retry | None = None,
-        retry_errors: bool = False,
+        on_record: Callable[[Record], None] | None = None,
+        on_phase: Callable[[str], None] | None = None,
     ) -> None:
-        if rollouts < 1 or concurrency < 1:
-            raise UsageError(f"rollouts and concurrency must be at least 1, not {rollouts} and {concurrency}")
-        self.metric, self.folder, self.budget = metric, Path(folder), budget
-        self._rollouts, self._concurrency = rollouts, concurrency
-        self._retry, self._retry_errors = retry or Retry(), retry_errors
+        self.metric, self.folder, self.budget = metric, Path(folder), budget or Budget()
+        self.on_record, self._on_phase, self._phase, self._best = on_record, on_phase, "start", -math.inf
+        self._rollouts, self._concurrency, self._retry = rollouts, concurrency, retry or Retry()
         self._known: dict[tuple[str, str], Score] = {}
         self._trials: dict[int, _Trial] = {}
         self._names: dict[str, _Trial] = {}
@@ -154,8 +153,29 @@ class Evaluator:
                     todo.setdefault(trial.name, []).append(example)
             wanted.append(keys)
         if todo:
-            self._settle(self._score_all(todo))
+            run_to_end(self._score_all(todo))
         return [[self._known[key] for key in keys] for keys in wanted]
+
+    def tell(self, phase: str | None = None, *, best: float = -math.inf) -> None:
+        """Let whoever watches know what is being done, and the highest metric on the search split so far."""
+        self._phase = phase or self._phase
+        self._best = max(self._best, best if math.isfinite(best) else -math.inf)
+        if self._on_phase:
+            self._on_phase(self._phase + (f", best {self._best:.3g}" if math.isfinite(self._best) else ""))
+
+    def nothing_scored(self, program: Any, examples: Sequence[Example]) -> SpriError:
+        """The error for a program of which no example could be scored: how it began. Its run is thrown away."""
+        folder = self.folder / TRIALS / self._trial(program).name
+        runs = [path.parent for path in (folder / MANIFEST, *folder.glob(f"{JUDGED}/*/{MANIFEST}"))]
+        records = [record for run in runs for record in RunDir.read(run).records()]
+        shown = next((str(record.outputs)[:120] for record in reversed(records)), "nothing")
+        unread = f"no score can be read of what was answered, such as {shown}"
+        why = next((record.error for record in records if record.error), unread)
+        shutil.rmtree(folder)  # or it would be taken for finished once the reason is mended
+        return PrerequisiteError(
+            f"none of the first {len(examples)} examples could be scored, so the search was not begun: {why}; "
+            "mend that and start the same again, finished calls are kept"
+        )
 
     def records(self, program: Any, examples: Sequence[Example]) -> list[Record]:
         """The records of examples that were scored by running this program, in their order.
@@ -183,10 +203,10 @@ class Evaluator:
 
         async def work() -> list[Record]:
             with closing(CallCache(self.folder / CACHE)) as cache:
-                scope = self._scope(cache)
+                scope = self.scope(cache)
                 return await self._bulk(module, examples, self.folder / name, manifest, scope)
 
-        found = {record.id: record for record in self._settle(work())}
+        found = {record.id: record for record in run_to_end(work())}
         return [found[e.id] for e in examples]
 
     def labelled(self, examples: Sequence[Example]) -> list[Example]:
@@ -207,39 +227,43 @@ class Evaluator:
 
     def spent(self) -> Spent:
         """What the finished calls in this folder took, those of earlier starts included."""
-        if not (self.folder / CACHE).exists():
-            return Spent()
-        with closing(CallCache(self.folder / CACHE)) as cache:
-            count = Budget(max_usd=self.budget.max_usd if self.budget else None)
-            count.resume(cache.spent(), self._lms.values())
+        count = Budget(max_usd=self.budget.max_usd)
+        count.resume(self._calls(), self._lms.values())
         return Spent(count.calls, count.tokens, count.usd)
+
+    def costs(self) -> dict[str, Any]:
+        """The same in full, as JSON; dollars are None where a price is unknown."""
+        prices: dict[str, tuple[float, float]] = {}
+        for lm in self._lms.values():
+            with suppress(UsageError):
+                prices[getattr(getattr(lm, "spec", None), "model", lm.model)] = price_of(lm)
+        spent = self._calls()
+        dollars = [prices[m][0] * i + prices[m][1] * o for m, (_, i, o) in spent.items() if m in prices]
+        calls, tokens_in, tokens_out = (sum(each) for each in zip((0, 0, 0), *spent.values(), strict=True))
+        usd = round(sum(dollars), 6) if len(dollars) == len(spent) else None
+        return {"calls": calls, "input_tokens": tokens_in, "output_tokens": tokens_out, "usd": usd}
+
+    def _calls(self) -> Mapping[str, tuple[int, int, int]]:
+        """Finished calls, input and output tokens, by model."""
+        if not (self.folder / CACHE).exists():
+            return {}
+        with closing(CallCache(self.folder / CACHE)) as cache:
+            return cache.spent()
 
     @contextmanager
     def holding_back(self, reserve: Spent) -> Generator[None]:
         """Let calls in the block spend only what leaves this much of the budget."""
-        budget, limits = self.budget, (self.budget and replace(self.budget))
-        if budget is None or limits is None:
-            yield
-            return
-        for name in ("calls", "tokens", "usd"):
-            limit = getattr(limits, f"max_{name}")
+        budget = self.budget
+        limits = {name: getattr(budget, name) for name in LIMITS}
+        for name, limit in limits.items():
             if limit is not None:
-                left = limit - getattr(reserve, name)
-                setattr(budget, f"max_{name}", left if name == "usd" else math.floor(left))
+                left = limit - getattr(reserve, name.removeprefix("max_"))
+                setattr(budget, name, left if name == "max_usd" else math.floor(left))
         try:
             yield
         finally:
-            budget.max_calls, budget.max_tokens, budget.max_usd = (
-                limits.max_calls,
-                limits.max_tokens,
-                limits.max_usd,
-            )
-
-    def __enter__(self) -> Evaluator:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._trials.clear()
+            for name, limit in limits.items():
+                setattr(budget, name, limit)
 
     def _trial(self, program: Any) -> _Trial:
         found = self._trials.get(id(program))
@@ -269,33 +293,25 @@ class Evaluator:
                 if (lm := lm_of(predictor)) is not None:
                     self._lms[id(lm)] = lm
         self._lms |= {id(lm): lm for lm in lms}
-        limited = self.budget and (self.budget.max_calls, self.budget.max_tokens, self.budget.max_usd)
         strange = [lm.model for lm in self._lms.values() if not isinstance(lm, ScopedLM)]
-        if strange and limited and any(limit is not None for limit in limited):
+        if strange and any(getattr(self.budget, name) is not None for name in LIMITS):
             raise UsageError(
                 f"the LM {strange[0]} obeys no budget: make it with load_lm, or give it as an LM string"
             )
 
-    def _scope(self, cache: CallCache) -> Scope:
-        if self.budget is not None and not self._resumed:
+    def scope(self, cache: CallCache, *, in_threads: bool = False) -> Scope:
+        """What the calls of this experiment go through; the limit on calls in flight holds in an event loop only."""
+        if not self._resumed:
             self.budget.resume(cache.spent(), self._lms.values())
         self._resumed = True
-        return Scope(cache=cache, slots=Limiter(self._concurrency), retry=self._retry, budget=self.budget)
-
-    def _settle(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Run to the end, inside a notebook's event loop too."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(work)
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(copy_context().run, asyncio.run, work).result()
+        slots = None if in_threads else Limiter(self._concurrency)
+        return Scope(cache=cache, slots=slots, retry=self._retry, budget=self.budget)
 
     async def _score_all(self, todo: Mapping[str, Sequence[Example]]) -> None:
         """Run every trial on its examples and keep the scores; samples one after another, trials at once."""
         samples: dict[str, list[list[Score]]] = {name: [] for name in todo}
         with closing(CallCache(self.folder / CACHE)) as cache:
-            scope = self._scope(cache)
+            scope = self.scope(cache)
             for sample in range(self._rollouts):
                 work = [self._score(self._names[n], examples, sample, scope) for n, examples in todo.items()]
                 # All are waited for: one that is stopped in the middle would lose calls that are paid for.
@@ -362,13 +378,32 @@ class Evaluator:
                     run,
                     concurrency=self._concurrency,
                     cache_folder=self.folder / CACHE,
-                    retry_errors=self._retry_errors,
+                    on_record=self.on_record,
                 )
             except PrerequisiteError as error:
                 if not self._known or not _is_own_fault([r for r in run.records() if r.id in wanted]):
                     raise
                 logger.warning("%s fails on example after example and is given up: %s", path, error)
             return [r for r in run.records() if r.id in wanted]
+
+
+def unscorable(metric: Metric, examples: Sequence[Example]) -> dict[str, str]:
+    """The examples that no program can be scored on, by id, and what they lack. Calls nothing."""
+    found: dict[str, str] = {}
+    anything = {"response": "?", "principles": "?"}
+    for e in examples:
+        needs = [(metric.judge, anything, "run")]
+        if metric.oracle is not None and ORACLE not in e.label_values:
+            needs.append((metric.oracle, {}, "label"))
+        elif metric.label and metric.label_of(e) is None:
+            found[e.id] = f"no label {metric.label}"
+        for judge, outputs, rubric in needs:
+            if judge is not None and not judge_inputs(
+                judge, e.input_values, outputs, e.label_values, rubric=rubric
+            ):
+                asked = [name for name in judge.inputs if name not in e.input_values and name not in outputs]
+                found[e.id] = f"the judge {judge.name} is shown {', '.join(asked)}, which it has not"
+    return found
 
 
 class _InScope:

@@ -1,4 +1,4 @@
-"""The metric that DSPy's optimisers are given: one number an example, a yes or no, or a number with words.
+"""The metric that DSPy's optimizers are given: one number an example, a yes or no, or a number with words.
 
 What they get depends on how they ask, as DSPy has it: a number in [0, 1] when a program is scored, True or False when
 its run may become a demo (`trace` is there), a number with feedback when an LM is to reflect on it (`pred_name` is).
@@ -15,30 +15,31 @@ import dspy
 
 from spri_dspy.bulk import plain
 from spri_dspy.metrics import Metric, judge_inputs
+from spri_dspy.metrics.readers import Outputs, n_arguments
 from spri_dspy.records import Record, Score
 from spri_dspy.tasks import Example
-from spri_dspy.tuning._feedback import feedback
-from spri_dspy.tuning.student import META, Halt, Watch
+from spri_dspy.tuning.feedback import feedback
+from spri_dspy.tuning.student import META, Halt, Session
 from spri_dspy.tuning.surrogate import Surrogate
 
 _WRITTEN = {"principles": ("oracle_principles", "rubric"), "response": ("reference_answer",)}
 """What a stage writes, and the labels that hold such a thing, written by people."""
 
 
-class StandIn:
+class ExampleMetric:
     """Numbers for single examples, as DSPy asks for them.
 
     Args:
         metric: what is tuned for.
         surrogate: fitted around the incumbent.
         examples: all that may be asked about.
-        watch: counts failures and ends the search.
+        session: counts failures and ends the search.
     """
 
     def __init__(
-        self, metric: Metric, surrogate: Surrogate, examples: Iterable[Example], watch: Watch
+        self, metric: Metric, surrogate: Surrogate, examples: Iterable[Example], session: Session
     ) -> None:
-        self._metric, self._surrogate, self._watch = metric, surrogate, watch
+        self._metric, self._surrogate, self._session = metric, surrogate, session
         self._examples = {e.id: e for e in examples}
 
     def __call__(
@@ -54,32 +55,40 @@ class StandIn:
             score, outputs, reasons = self._read(example, pred)
             value = self._surrogate.value(score)
             if pred_name is not None:
-                said = feedback(
+                words = feedback(
                     self._metric,
                     self._surrogate,
                     score,
                     labels=example.label_values,
                     outputs=outputs,
-                    reasons=reasons,
+                    reasons=reasons or self._own_words(example, outputs, pred_name, pred_trace),
                 )
-                return dspy.Prediction(score=value, feedback=said)
+                return dspy.Prediction(score=value, feedback=words)
             if trace is not None:
                 return self._surrogate.is_good(score)
             if score.value is not None:
-                self._watch.note(pred._student, example.id, value)
+                self._session.note(pred._student, example.id, value)
             return value
         except (
             Exception
         ) as error:  # a metric that cannot be computed must end the search; DSPy would go on with 0
-            self._watch.stop(error)
+            self._session.stop(error)
             raise Halt from error
 
     def _read(self, example: Example, pred: Any) -> tuple[Score, dict[str, Any], str]:
         """The example's score, the program's outputs and the judge's words; worked out once for a prediction."""
-        known = pred.__dict__.get("_read")
-        if known is None:
-            known = pred._read = self._score(example, pred)
-        return known
+        read = pred.__dict__.get("_read")
+        if read is None:
+            read = pred._read = self._score(example, pred)
+        return read
+
+    def _own_words(self, example: Example, outputs: dict[str, Any], *more: Any) -> str:
+        """The feedback that the metric itself gives, where it is a function that gives some."""
+        read = self._metric.read
+        if self._metric.judge is not None or not outputs:
+            return ""
+        rated = read(*(example, Outputs(outputs), None, *more)[: n_arguments(read)])
+        return str(getattr(rated, "feedback", None) or "")
 
     def _score(self, example: Example, pred: Any) -> tuple[Score, dict[str, Any], str]:
         if pred.__dict__.get("_failed"):
@@ -92,7 +101,7 @@ class StandIn:
                 return self._metric.scores([], [example])[0], outputs, ""
             judged, reasons = verdict, str(verdict.get("judgement", ""))
         score = self._metric.scores([Record(example.id, {}, judged)], [example])[0]
-        self._watch.missing += score.value is None
+        self._session.missing += score.value is None
         return score, outputs, reasons
 
     def _judge(self, example: Example, outputs: dict[str, Any]) -> dict[str, Any] | None:
@@ -100,13 +109,13 @@ class StandIn:
         judge = self._metric.judge
         inputs = judge_inputs(judge, plain(example.input_values), outputs, example.label_values)
         if inputs is None:
-            self._watch.missing += 1
+            self._session.missing += 1
             return None
         try:
-            with self._watch.guarded():
-                verdict = judge(group=example.group, **inputs)
+            with self._session.guarded():
+                verdict = self._session.count(judge(group=example.group, **inputs))
         except Exception as error:  # one example's failure is data, whatever it is
-            self._watch.fail(error)
+            self._session.fail(error)
             return None
         return {name: plain(value) for name, value in verdict.items() if name not in META}
 
@@ -114,7 +123,7 @@ class StandIn:
 def as_rows(examples: Sequence[Example]) -> list[dspy.Example]:
     """Examples as DSPy takes them: inputs, the group as one more input, and what people wrote, under a stage's names.
 
-    Labels that a program must not see are left out: optimisers show whole rows to LMs.
+    Labels that a program must not see are left out: optimizers show whole rows to LMs.
     """
     rows: list[dspy.Example] = []
     for e in examples:

@@ -1,8 +1,8 @@
 """A search as a picture: the metric of every program that was tried against what had been spent by then, and the end.
 
-Left, the search rows: one point a program with its 95 % interval, the best so far as a line. The best of many is lucky
-there. Right, the rows that count: the start and the tuned program on validation rows that the search never saw, and on
-the test rows.
+Left, the search split: one point a program with its 95 % interval, the best so far as a line. The best of many is lucky
+there. Right, what counts: the start and the tuned program on the holdout, which the search never saw, and on the test
+split.
 
 Figures are made without pyplot, so that no window system and no state of a notebook matters. Nothing is computed here.
 """
@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 from spri_dspy.errors import PrerequisiteError
 
 if TYPE_CHECKING:
-    from spri_dspy.records import Estimate
-    from spri_dspy.tuning.search_report import SearchReport
+    from spri_dspy.tuning.report import TuningReport
 
 # Of Okabe and Ito's colours, which colour-blind readers tell apart.
 _START, _TRIED, _TUNED, _GREY, _WARNING = "#000000", "#56B4E9", "#D55E00", "#666666", "#8B0000"
@@ -46,29 +45,25 @@ class Point:
     is_winner: bool = False
 
 
-def points(report: SearchReport) -> tuple[list[Point], str]:
+def points(report: TuningReport) -> tuple[list[Point], str]:
     """The programs that have a value, in the order of what was spent, and what that is counted in.
 
-    A search whose trials say what had been spent is counted in LM calls, by the time the optimiser first scored a
-    program; where answers came from an earlier start's cache, that is the start's total. A seed search pays by the
-    score: each program stands where the first race that it took part in ended.
+    A seed search pays by the score, and says how many had been paid for when a program was first known. All others are
+    counted in LM calls, by the time the optimizer first scored a program; where answers came from an earlier start's
+    cache, that is the start's total.
     """
     found: list[Point] = []
-    in_calls = any("spend" in trial for trial in report.trials)
+    in_scores = any("paid" in trial for trial in report.trials)
     for trial in report.trials:
-        spent = trial.get("calls_then", trial["spend"]["calls"]) if in_calls else _paid(report, trial)
-        if trial["value"] is None or spent is None:
-            continue
-        is_start = bool(trial.get("is_start") or trial.get("name") == "start")
-        ends = [_number(trial.get(name)) for name in ("low", "high")]
-        known = report.start if is_start else report.winner if _is_winner(report, trial) else None
-        if known is not None and math.isnan(ends[0]) and math.isclose(known.value, trial["value"]):
-            ends = [known.low, known.high]
-        found.append(Point(spent, trial["value"], ends[0], ends[1], is_start, _is_winner(report, trial)))
-    return sorted(found, key=lambda p: p.spent), "LM calls" if in_calls else "scores paid for"
+        spent = trial.get("paid" if in_scores else "calls_then", trial.get("calls"))
+        if trial["value"] is not None and spent is not None:
+            low, high = (_number(trial.get(name)) for name in ("low", "high"))
+            is_winner = trial["program"] == report.winner
+            found.append(Point(spent, trial["value"], low, high, trial.get("name") == "start", is_winner))
+    return sorted(found, key=lambda p: p.spent), "scores paid for" if in_scores else "LM calls"
 
 
-def draw(report: SearchReport, path: str | Path, *, title: str, remark: str = "") -> None:
+def draw(report: TuningReport, path: str | Path, *, title: str, remark: str = "") -> None:
     """Write the picture as PNG.
 
     Args:
@@ -97,9 +92,9 @@ def draw(report: SearchReport, path: str | Path, *, title: str, remark: str = ""
     figure.savefig(path, format="png", dpi=_DOTS_PER_INCH)
 
 
-def _search(axes: Any, report: SearchReport) -> None:
+def _search(axes: Any, report: TuningReport) -> None:
     found, unit = points(report)
-    axes.set_title(f"On the search rows: {len(found)} programs tried", fontsize=10, loc="left")
+    axes.set_title(f"On the search split: {len(found)} programs tried", fontsize=10, loc="left")
     axes.set_xlabel(f"{unit} when a program was known")
     axes.set_ylabel(report.metric)
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -155,14 +150,14 @@ def _marks(axes: Any, chosen: Sequence[Point], colour: str, marker: str, label: 
     )
 
 
-def _ends(axes: Any, report: SearchReport) -> None:
-    """Start and tuned program, on validation rows and on test rows."""
+def _ends(axes: Any, report: TuningReport) -> None:
+    """Start and tuned program, on the holdout and on the test split."""
     decision = report.decision
-    rows: list[tuple[str, list[tuple[str, Estimate | None]]]] = [
-        ("validation", [("start", decision.start), ("tuned", decision.candidate)]),
-        ("test", [("start", _estimate(report, "before")), ("tuned", _estimate(report, "after"))]),
+    rows: list[tuple[str, list[tuple[str, Any]]]] = [
+        ("holdout", [("start", decision.start), ("tuned", decision.candidate)]),
+        ("test", [("start", report.test.get("before")), ("tuned", report.test.get("after"))]),
     ]
-    axes.set_title("On rows that the search never saw", fontsize=10, loc="left")
+    axes.set_title("On examples that the search never saw", fontsize=10, loc="left")
     places, names = [], []
     for number, (name, pair) in enumerate(rows):
         places.append(number + 0.5)
@@ -194,33 +189,6 @@ def _tidy(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#eeeeee")
     axes.set_axisbelow(True)
-
-
-def _estimate(report: SearchReport, name: str) -> Any:
-    return report.test.get(name)
-
-
-def _is_winner(report: SearchReport, trial: dict[str, Any]) -> bool:
-    """Whether this program came to the decision."""
-    winner = report.winner
-    if (
-        winner is None
-        or trial.get("is_start")
-        or trial.get("name") == "start"
-        or report.decision.candidate is None
-    ):
-        return False
-    return math.isclose(winner.value, trial["value"]) and winner.n == trial["n"]
-
-
-def _paid(report: SearchReport, trial: dict[str, Any]) -> float | None:
-    """Scores paid for at the end of the first race that a set of seeds took part in."""
-    name = "start" if trial.get("is_start") else _seeds_name(trial["seeds"])
-    return next((r["paid_so_far"] for r in report.rounds if name in r["candidates"]), None)
-
-
-def _seeds_name(seeds: Sequence[int]) -> str:
-    return "seeds " + " ".join(map(str, seeds)) if seeds else "no seeds"
 
 
 def _number(value: float | None) -> float:

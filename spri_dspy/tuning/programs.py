@@ -5,11 +5,15 @@ It knows DSPy modules. What they are run on is in `evaluation`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import dspy
 
 from spri_dspy import runs
+from spri_dspy.errors import UnknownNameError, UsageError
+from spri_dspy.lms.spec import LMSpec
+from spri_dspy.predict import RolePredict
 from spri_dspy.program import fingerprint, models_of
 
 _WARM = 0.7  # a second sample of an LM that is otherwise greedy, as in predict
@@ -23,6 +27,33 @@ def identity(module: Any, group: str | None = None) -> str:
         group: count only the demos that an example of this group is shown; None counts all.
     """
     return runs.fingerprint([fingerprint(module, group), models_of(module)])
+
+
+def specs_of(modules: Iterable[Any]) -> dict[str, LMSpec]:
+    """What names the LM of each role, of those that `load_lm` made; None among the modules is passed over."""
+    found: dict[str, LMSpec] = {}
+    for module in modules:
+        for _, predictor in module.named_predictors() if module is not None else ():
+            spec = getattr(lm_of(predictor), "spec", None)
+            if spec is not None:
+                found.setdefault(getattr(predictor, "role", "base"), spec)
+    return found
+
+
+def stages_of(program: Any, names: Sequence[str]) -> dict[str, RolePredict]:
+    """The predictors of these names, such as those that are tuned.
+
+    Raises:
+        UnknownNameError: the program has no such predictor.
+        UsageError: none was named.
+    """
+    predictors = dict(program.named_predictors())
+    for name in names:
+        if name not in predictors:
+            raise UnknownNameError("stage", name, predictors)
+    if not names:
+        raise UsageError(f"name at least one stage to tune: {', '.join(predictors)}")
+    return {name: predictors[name] for name in names}
 
 
 def lm_of(predictor: Any) -> Any:

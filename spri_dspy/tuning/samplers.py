@@ -43,12 +43,14 @@ class Trial:
         value: the metric so far; nan if nothing is known.
         n: examples it is based on.
         by_group: value and number of examples of each group.
+        paid: scores that had been paid for when something was first known of it.
     """
 
     candidate: Candidate
     value: float
     n: int
     by_group: Mapping[str | None, tuple[float, int]] = field(default_factory=dict)
+    paid: int = 0
 
 
 class Space:
@@ -77,6 +79,12 @@ class Space:
         if group is None:
             return candidate
         return tuple(i for i in candidate if self.of[i][1] in (None, group))
+
+    def named(self, candidate: Candidate) -> str:
+        """A candidate's name in reports."""
+        if candidate == self.start:
+            return "start"
+        return "seeds " + " ".join(map(str, candidate)) if candidate else "no seeds"
 
     def room(self, candidate: Sequence[int], slot: Slot) -> int:
         """How many more seeds the slot can take; below 0 if it has too many."""
@@ -162,7 +170,7 @@ class OptunaSampler:
     space: Space
 
     def __post_init__(self) -> None:
-        _optuna()
+        find_optuna("the sampler optuna")
 
     def propose(self, history: Sequence[Trial], rng: random.Random) -> Candidate:
         """What the models find promising; chance decides while little is known."""
@@ -271,7 +279,7 @@ def _value_in(trial: Trial, group: str | None) -> float:
 
 def _promising(members: Sequence[int], known: Mapping[Candidate, float], seed: int) -> list[int]:
     """The members that Optuna would have in, given the value of other sets of them."""
-    optuna = _optuna()
+    optuna = find_optuna("the sampler optuna")
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -287,11 +295,17 @@ def _promising(members: Sequence[int], known: Mapping[Candidate, float], seed: i
     return [i for i in members if asked[str(i)]]
 
 
-def _optuna() -> Any:
+def find_optuna(user: str) -> Any:
+    """The package Optuna.
+
+    Args:
+        user: what needs it.
+
+    Raises:
+        PrerequisiteError: it is not installed.
+    """
     try:
         import optuna
     except ImportError:
-        raise PrerequisiteError(
-            "the sampler optuna needs Optuna: pip install 'spri-dspy[optimize]', or use another sampler"
-        ) from None
+        raise PrerequisiteError(f"{user} needs Optuna: pip install 'spri-dspy[optimize]'") from None
     return optuna

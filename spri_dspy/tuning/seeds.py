@@ -8,20 +8,19 @@ It knows programs and records. Which seeds are worth having is found out by `see
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import dspy
 
 from spri_dspy.bulk import plain
-from spri_dspy.errors import UnknownNameError, UsageError
+from spri_dspy.errors import UsageError
 from spri_dspy.metrics import Metric
 from spri_dspy.predict import RolePredict
 from spri_dspy.records import Record, Score
 from spri_dspy.runs import fingerprint
 from spri_dspy.tasks import Example, make_example
-from spri_dspy.tuning.evaluation import Evaluator
 
 Source = Literal["start", "written", "bootstrapped", "proposed"]
 
@@ -82,22 +81,6 @@ class Seed:
         """A dict of plain JSON types."""
         about = {"stage": self.stage, "group": self.group, "source": self.source, "origin": self.origin}
         return about | {"demo": dict(self.demo)}
-
-
-def stages_of(program: Any, names: Sequence[str]) -> dict[str, RolePredict]:
-    """The predictors whose seeds are tuned.
-
-    Raises:
-        UnknownNameError: the program has no such predictor.
-        UsageError: none was named.
-    """
-    predictors = dict(program.named_predictors())
-    for name in names:
-        if name not in predictors:
-            raise UnknownNameError("stage", name, predictors)
-    if not names:
-        raise UsageError(f"name at least one stage to tune: {', '.join(predictors)}")
-    return {name: predictors[name] for name in names}
 
 
 def start_seeds(stages: Mapping[str, RolePredict]) -> list[Seed]:
@@ -175,7 +158,7 @@ def proposed_seeds(
     most: int,
     *,
     metric: Metric,
-    evaluator: Evaluator,
+    run: Callable[[Any, Sequence[Example], str], list[Record]],
     lm: Any = None,
 ) -> list[Seed]:
     """Seeds that an LM writes for the training examples that went worst, being told how.
@@ -186,7 +169,7 @@ def proposed_seeds(
         stages: what seeds are for.
         most: of a stage and group; one LM call each.
         metric: says how an example fell short.
-        evaluator: runs the calls, resumably.
+        run: runs the calls, resumably; see `Evaluator.run`.
         lm: who writes; None for the LM of the stage itself.
     """
     goodness = dict(zip((r.id for r in records), metric.goodness(scores), strict=True))
@@ -205,7 +188,7 @@ def proposed_seeds(
                 taken.setdefault((record.group, record.cluster or record.id), record)
         module = _Anew(stage, lm)
         asked = [module.example(r, metric.shortcoming(by_id[r.id], scores)) for r in taken.values()]
-        written = evaluator.run(module, asked, f"proposals-{name}")
+        written = run(module, asked, f"proposals-{name}")
         for record in written:
             seed = _seed(
                 name, stage, {**record.inputs, **record.outputs}, record.group, "proposed", record.id

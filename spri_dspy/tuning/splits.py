@@ -2,7 +2,7 @@
 
     train      seeds are taken from here
     search     candidates race here: the first part of validation
-    confirm    the winner must hold here, once: the second part of validation
+    holdout    the winner must hold here, once: the second part of validation
     test       reported once, at the end
 
 Splits are made of whole clusters, and of texts that are nearly the same, so that nothing stands on both sides; groups
@@ -17,7 +17,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from spri_dspy.errors import UsageError
@@ -32,13 +32,27 @@ WITHOUT_VALIDATION = {"train": 0.3, "validation": 0.7}
 
 @dataclass(frozen=True)
 class Splits:
-    """Examples by what they are for; ids start with the name of the split they came from, and are unique."""
+    """Examples by what they are for; ids start with the name of the split they came from, and are unique.
+
+    Attributes:
+        leaks: texts that stand on two sides, where that was allowed.
+        unscorable: ids of examples that were left out because nothing can score them, and what they lack.
+    """
 
     train: tuple[Example, ...]
     search: tuple[Example, ...]
-    confirm: tuple[Example, ...]
+    holdout: tuple[Example, ...]
     test: tuple[Example, ...]
     leaks: tuple[Leak, ...] = ()
+    unscorable: Mapping[str, str] = field(default_factory=dict)
+
+    def without(self, unscorable: Mapping[str, str]) -> Splits:
+        """These splits without examples that nothing can score; in train they are of use all the same."""
+        kept = {
+            name: part if name == "train" else tuple(e for e in part if e.id not in unscorable)
+            for name, part in self.parts().items()
+        }
+        return replace(self, **kept, unscorable={**self.unscorable, **unscorable})
 
     def to_json(self) -> dict[str, Any]:
         """Examples, clusters and groups of each split."""
@@ -53,7 +67,7 @@ class Splits:
 
     def parts(self) -> dict[str, tuple[Example, ...]]:
         """The splits by name, in order of use."""
-        return {"train": self.train, "search": self.search, "confirm": self.confirm, "test": self.test}
+        return {"train": self.train, "search": self.search, "holdout": self.holdout, "test": self.test}
 
 
 def make_splits(
@@ -64,7 +78,8 @@ def make_splits(
     input_names: Sequence[str],
     seeds: Iterable[Mapping[str, Any]] = (),
     text_input: str | None = None,
-    confirm: float = 0.5,
+    fractions: Mapping[str, float] | None = None,
+    holdout: float = 0.5,
     seed: int = 0,
     allow_leak: bool = False,
 ) -> Splits:
@@ -78,7 +93,8 @@ def make_splits(
             say which fields are inputs, those named so are.
         seeds: those that are in use already; examples like them go to train where we split.
         text_input: the input that tells one example from another; by default the one with most to say.
-        confirm: share of validation that the search does not see, in (0, 1).
+        fractions: of train, validation and test (0: none), where neither validation nor test is given.
+        holdout: share of validation that the search does not see, in (0, 1).
         seed: decides the splits.
         allow_leak: go on although texts match; the matches are kept in the result.
 
@@ -86,8 +102,8 @@ def make_splits(
         LeakError: a text stands on two sides.
         UsageError: a share is out of range, ids are not unique, or there are too few examples.
     """
-    if not 0 < confirm < 1:
-        raise UsageError(f"the share for confirming must lie between 0 and 1, not {confirm!r}")
+    if not 0 < holdout < 1:
+        raise UsageError(f"the share of the holdout must lie between 0 and 1, not {holdout!r}")
     given = {"train": train, "validation": validation, "test": test}
     parts = {
         name: split_examples(rows, input_names, name) for name, rows in given.items() if rows is not None
@@ -97,7 +113,7 @@ def make_splits(
     text_of = _Texts([e for part in parts.values() for e in part], text_input, input_names)
     texts = dict.fromkeys(str(seed[text_of.name]) for seed in seeds if seed.get(text_of.name))
     known = [Text(f"seed {n}", text, "seeds") for n, text in enumerate(texts, 1)]
-    shares = _missing_shares(parts)
+    shares = _missing_shares(parts, fractions)
     if shares:
         whole = parts["train"]
         parts |= cut(whole, shares, text_of=text_of, rng=random.Random(f"{seed}/split"), first=known)
@@ -107,17 +123,25 @@ def make_splits(
         text_of.texts(parts.get("test", ()), "test"),
         allow=allow_leak,
     )
-    shares = {"search": 1 - confirm, "confirm": confirm}
+    shares = {"search": 1 - holdout, "holdout": holdout}
     halves = cut(parts["validation"], shares, text_of=text_of, rng=random.Random(f"{seed}/confirm"))
     return Splits(
-        tuple(parts["train"]), halves["search"], halves["confirm"], tuple(parts.get("test", ())), found
+        tuple(parts["train"]), halves["search"], halves["holdout"], tuple(parts.get("test", ())), found
     )
 
 
-def _missing_shares(parts: Mapping[str, Any]) -> dict[str, float]:
+def _missing_shares(parts: Mapping[str, Any], fractions: Mapping[str, float] | None) -> dict[str, float]:
     if "validation" in parts:
         return {} if "test" in parts else WITHOUT_TEST
-    return WITHOUT_VALIDATION if "test" in parts else WITHOUT_BOTH
+    if "test" in parts:
+        return WITHOUT_VALIDATION
+    shares = {name: share for name, share in (fractions or WITHOUT_BOTH).items() if share}
+    if (
+        not {"train", "validation"} <= set(shares) <= set(WITHOUT_BOTH)
+        or abs(sum(shares.values()) - 1) > 1e-6
+    ):
+        raise UsageError(f"fractions are of train, validation and test, and add up to 1, not {dict(shares)}")
+    return shares
 
 
 def split_examples(rows: Iterable[Any], input_names: Sequence[str], split: str) -> tuple[Example, ...]:

@@ -1,12 +1,12 @@
-"""A program as DSPy's optimisers are shown it, and what is watched while they run it.
+"""A program as DSPy's optimizers are shown it, and the session in which they run it.
 
 Student    the program with only its chosen predictors in sight: what is not chosen cannot be reset or rewritten.
-Watch      the scope of every call (cache, budget), what must end the search, and every program that was scored.
+Session    what every call goes through (cache, budget, what must end the search), and every program that was scored.
 
-An example that fails is an empty prediction, never an exception: optimisers would make a zero of it. What must
-end the search (a spent budget, a wrong key) is raised as Halt, which is no Exception, because optimisers swallow those.
+An example that fails is an empty prediction, never an exception: optimizers would make a zero of it. What must
+end the search (a spent budget, a wrong key) is raised as Halt, which is no Exception, because optimizers swallow those.
 DSPy's worker threads see DSPy's settings and nothing else of their caller's context, so the scope is set here, call by
-call. It knows programs and calls; metrics are in `dspy_optimizers`.
+call. It knows programs and calls; the metric that optimizers are given is in `example_metric`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import hashlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,7 @@ from dspy.utils.callback import BaseCallback
 from spri_dspy.bulk import plain
 from spri_dspy.errors import BudgetSpent, PrerequisiteError, SpriError, UsageError
 from spri_dspy.lms.client import Scope, failure_kind, use_scope
+from spri_dspy.records import Record
 from spri_dspy.tasks import Example
 from spri_dspy.tuning.programs import copy_program
 
@@ -36,16 +37,16 @@ META = ("trace", "usage", "stop_reasons")
 
 
 class Halt(BaseException):
-    """Ends an optimiser at once; `Watch.stopped_by` says why. No Exception, so that no optimiser can swallow it."""
+    """Ends an optimizer at once; `Session.stopped_by` says why. No Exception, so that no optimizer can swallow it."""
 
 
 State = Mapping[str, tuple[Any, tuple[Any, ...]]]
-"""What an optimiser may change: signature and demos by predictor. Programs are made of it by `build`."""
+"""What an optimizer may change: signature and demos by predictor. Programs are made of it by `build`."""
 
 
 @dataclass
 class Seen:
-    """A program that an optimiser scored, and the numbers that it got.
+    """A program that an optimizer scored, and the numbers that it got.
 
     Attributes:
         calls: LM calls that had been spent when it was first scored.
@@ -57,12 +58,13 @@ class Seen:
     values: dict[str, float] = field(default_factory=dict)
 
 
-class Watch:
-    """What every call of an optimiser goes through; copies of a student share it.
+class Session:
+    """What every call of an optimizer goes through; copies of a student share it.
 
     Args:
         scope: cache and budget of all calls.
         examples: whose groups demos made from them get back.
+        on_record: called with what each run of a program, or of a judge, took.
 
     Attributes:
         stopped_by: the error that ended the search early, None if nothing did.
@@ -72,17 +74,22 @@ class Watch:
         seen: programs that were scored, by identity, in the order in which they came.
     """
 
-    def __init__(self, scope: Scope, examples: Sequence[Example]) -> None:
-        self.scope, self.stopped_by = scope, None
+    def __init__(
+        self,
+        scope: Scope,
+        examples: Sequence[Example],
+        on_record: Callable[[Record], None] | None = None,
+    ) -> None:
+        self.scope, self.stopped_by, self._on_record = scope, None, on_record
         self.failures: Counter[str] = Counter()
         self.n_runs = self.missing = 0
         self.seen: dict[str, Seen] = {}
-        self._demos = _Demos(examples)
+        self._groups = _Groups(examples)
         self._changed = threading.Condition()
         self._open = 0
         self._flights: dict[Any, tuple[threading.Lock, list[None]]] = {}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Watch:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
         return self
 
     @contextmanager
@@ -124,17 +131,17 @@ class Watch:
             self.stopped_by = self.stopped_by or error
 
     def settle(self) -> None:
-        """Wait until nothing is being run any more: threads outlive the optimiser that started them."""
+        """Wait until nothing is being run any more: threads outlive the optimizer that started them."""
         with self._changed:
             self._changed.wait_for(lambda: self._open == 0)
 
     def run(self, student: Student, inputs: Mapping[str, Any]) -> dspy.Prediction:
-        """One prediction of a student; of an example that fails, one with `error` and nothing else.
+        """One prediction of a student; of an example that fails, an empty one.
 
         Raises:
             Halt: see `guarded`.
         """
-        self._demos.settle(student.chosen.values())
+        self._groups.give(student.chosen.values())
         shared = getattr(student.program, "inputs", None) or sorted(inputs)
         key = (student.key, _rollouts(student.program), repr([inputs.get(name) for name in shared]))
         # The answers to one instance share its first stage, and DSPy starts a slow example again after two minutes: one
@@ -143,7 +150,7 @@ class Watch:
             try:
                 with self.guarded():
                     self.n_runs += 1
-                    prediction = student.program(**inputs)
+                    prediction = self.count(student.program(**inputs))
             except Exception as error:  # one example's failure is data, whatever it is
                 self.fail(error)
                 prediction = dspy.Prediction()
@@ -152,12 +159,20 @@ class Watch:
         return prediction
 
     def returned(self, student: Student) -> State:
-        """What an optimiser returned, with its demos' groups."""
-        self._demos.settle(student.chosen.values())
+        """What an optimizer returned, with its demos' groups."""
+        self._groups.give(student.chosen.values())
         return student.state()
+
+    def count(self, prediction: dspy.Prediction) -> dspy.Prediction:
+        """Let whoever watches know what a prediction took; the prediction."""
+        if self._on_record:
+            self._on_record(Record("", {}, usage=prediction.get("usage", {})))
+        return prediction
 
     def fail(self, error: Exception) -> None:
         """Count a failed example."""
+        if self._on_record:
+            self._on_record(Record("", {}, error=first_line(error)))
         name = type(error).__name__
         if not self.failures[name]:
             logger.warning("an example failed and counts as missing: %s", first_line(error))
@@ -165,10 +180,9 @@ class Watch:
 
     def note(self, student: Student, example_id: str, value: float) -> None:
         """Keep a program that was scored, and its number."""
-        key = student.key
         with self._changed:
-            spent = self.scope.budget.calls if self.scope.budget else 0
-            self.seen.setdefault(key, Seen(student.state(), spent)).values[example_id] = value
+            calls = self.scope.budget.calls if self.scope.budget else 0
+            self.seen.setdefault(student.key, Seen(student.state(), calls)).values[example_id] = value
 
     @contextmanager
     def _alone(self, key: Any) -> Generator[None]:
@@ -188,11 +202,11 @@ class Watch:
 class Sentinel(BaseCallback):
     """Sees every LM call of a search, and ends it when one fails that none after it can survive.
 
-    Some optimisers take the failure of the LM that writes for them for a bad idea, and go on without any.
+    Some optimizers take the failure of the LM that writes for them for a bad idea, and go on without any.
     """
 
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
+    def __init__(self, session: Session) -> None:
+        self._session = session
 
     def on_lm_end(
         self, call_id: str, outputs: dict[str, Any] | None, exception: BaseException | None = None
@@ -200,7 +214,7 @@ class Sentinel(BaseCallback):
         """Look at how a call ended."""
         if exception is not None and failure_kind(exception) == "fatal":
             assert isinstance(exception, Exception)
-            self._watch.stop(exception)
+            self._session.stop(exception)
 
 
 class Student(dspy.Module):
@@ -209,15 +223,15 @@ class Student(dspy.Module):
     Args:
         program: what is run; this holds it, and copies hold a copy.
         stages: names of the predictors in sight.
-        watch: what every call goes through.
+        session: what every call goes through.
 
     Attributes:
         chosen: the predictors in sight, by name.
     """
 
-    def __init__(self, program: Any, stages: Iterable[str], watch: Watch) -> None:
+    def __init__(self, program: Any, stages: Iterable[str], session: Session) -> None:
         super().__init__()
-        self.program, self._watch = program, watch
+        self.program, self._session = program, session
         predictors = dict(program.named_predictors())
         self.chosen = {name: predictors[name] for name in stages}
 
@@ -226,8 +240,8 @@ class Student(dspy.Module):
         return list(self.chosen.items())
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
-        """Run the program, see `Watch.run`."""
-        return self._watch.run(self, inputs)
+        """Run the program, see `Session.run`."""
+        return self._session.run(self, inputs)
 
     def set_lm(self, lm: Any) -> None:
         """Set the base LM; the critic keeps its own."""
@@ -239,7 +253,7 @@ class Student(dspy.Module):
 
     @property
     def key(self) -> str:
-        """A hash of what an optimiser may have changed. It reads only: other threads may be running this student."""
+        """A hash of what an optimizer may have changed. It reads only: other threads may be running this student."""
         parts = [
             (
                 name,
@@ -252,7 +266,7 @@ class Student(dspy.Module):
         return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     def state(self) -> State:
-        """What an optimiser may have changed, as it is now."""
+        """What an optimizer may have changed, as it is now."""
         return {name: (p.signature, tuple(p.demos)) for name, p in self.chosen.items()}
 
 
@@ -264,6 +278,13 @@ def build(start: Any, state: State) -> Any:
         predictors[name].signature, predictors[name].demos = signature, list(demos)
         predictors[name].demos = tidy(predictors[name])
     return program
+
+
+def after_start(start: Student, made: Student) -> Student:
+    """The demos that the start shows, then the new ones."""
+    for name, predictor in made.chosen.items():
+        predictor.demos = [*start.chosen[name].demos, *tidy(predictor)]
+    return made
 
 
 def tidy(predictor: Any) -> list[dspy.Example]:
@@ -282,7 +303,7 @@ def tidy(predictor: Any) -> list[dspy.Example]:
     return kept
 
 
-class _Demos:
+class _Groups:
     """Makes demos what they will be once they are saved: bootstrapped ones have typed values and no group.
 
     A stage's inputs have no group in them, so it is found by them among the examples.
@@ -292,7 +313,7 @@ class _Demos:
         self._examples = [e for e in examples if e.group is not None]
         self._tables: dict[tuple[str, ...], dict[tuple[str, ...], str | None]] = {}
 
-    def settle(self, predictors: Iterable[Any]) -> None:
+    def give(self, predictors: Iterable[Any]) -> None:
         """Give every demo plain values and, if it came from an example, its example's group; what has one keeps it."""
         for predictor in predictors:
             for demo in predictor.demos:
@@ -322,7 +343,7 @@ class _Demos:
 
 
 def _rollouts(program: Any) -> tuple[str, ...]:
-    """Which samples an optimiser asks the program's LMs for, where not the usual one."""
+    """Which samples an optimizer asks the program's LMs for, where not the usual one."""
     lms = (predictor.lm for _, predictor in program.named_predictors())
     return tuple(str(lm.kwargs.get("rollout_id", "")) for lm in lms if lm is not None)
 

@@ -9,16 +9,17 @@ import pytest
 
 import spri_dspy as spri
 from spri_dspy.commands import recipe
-from spri_dspy.commands import tune as recipe_run
-from spri_dspy.commands.recipe_parts import planned_runs
+from spri_dspy.commands import tune as command
 from spri_dspy.errors import LeakError, UnknownNameError, UsageError
 from spri_dspy.lms.cache import CallCache
 from spri_dspy.metrics.metric import ORACLE
 from spri_dspy.records import Estimate
-from spri_dspy.tuning import OPTIMIZERS
+from spri_dspy.report import tuning as shown
+from spri_dspy.runs import RunDir
 from spri_dspy.tuning.decision import Decision
+from spri_dspy.tuning.optimizers import optimizers
 from spri_dspy.tuning.plots import draw, points
-from spri_dspy.tuning.search_report import SearchReport
+from spri_dspy.tuning.report import TuningReport
 from tests.command import write
 
 SHELF = Path(__file__).parents[2] / "optimize"
@@ -55,12 +56,8 @@ def written(folder, text=QUICK):
     ("text", "said"),
     [
         (
-            "task = 'x'\n[metric]\nname = 'mux'",
-            "unknown metric 'mux'; known: alignment, empathy, mix, pearson, score",
-        ),
-        (
             "tusk = 'x'\n[metric]\nname = 'mix'",
-            "unknown field 'tusk'; known: budget, data, lms, metric, .*task",
+            "unknown field 'tusk'; known: budget, data, experiment, lms, .*task",
         ),
         (
             "task = 'x'\n[metric]\nname = 'mix'\n[data]\ntrian = 'x'",
@@ -81,12 +78,8 @@ def written(folder, text=QUICK):
             "'budget.max_calls'.* valid integer, not 'all'",
         ),
         (
-            "task = 'x'\n[metric]\nname = 'pearson'\nweight = 0.5",
-            "metric.weight is of mix only, not of pearson",
-        ),
-        (
-            "task = 'x'\n[metric]\nname = 'mix'\nlabel = 'oracle'",
-            "metric.label is of pearson only, not of mix",
+            "task = 'x'\n[metric]\nname = 'mix'\n[experiment]\nlevel = 2.0",
+            "'experiment.level': input should be less than or equal to 1, not 2.0",
         ),
         ("task = 'x'\nmetric = 'mix'", "the field 'metric' must be a table, not 'mix'"),
         ("task = 'x'", "the field 'metric' is missing"),
@@ -113,6 +106,19 @@ def test_mistakes_are_named_by_file_and_field(folder, text, said):
             UnknownNameError,
             "option of labeled_few_shot 'kk'",
         ),
+        (
+            ('stages = ["principles.generate"]', "options = { k = 'many' }"),
+            UsageError,
+            "option k of labeled_few_shot: input should be a valid integer, not 'many'",
+        ),
+        (
+            ('"labeled_few_shot"', '"seed_search"\noptions = { proposals = "many" }'),
+            UsageError,
+            "option proposals of seed_search: input should be a valid integer, not 'many'",
+        ),
+        (('name = "mix"', 'name = "mux"'), UnknownNameError, "unknown metric 'mux'; known: .*mix, pearson"),
+        (('name = "mix"', 'name = "mix"\nlabel = "x"'), UsageError, "setting of the metric mix 'label'"),
+        (('name = "mix"', 'name = "pearson"\nweight = 0.5'), UsageError, "metric pearson 'weight'"),
         (("posts.jsonl", "post.jsonl"), UsageError, "post.jsonl cannot be read"),
         (('name = "mix"', 'name = "mix"\njudge = "harsh"'), UnknownNameError, "unknown judge 'harsh'"),
         (
@@ -126,14 +132,14 @@ def test_mistakes_are_named_by_file_and_field(folder, text, said):
         (
             ("[metric]", "[program]\nstart = 'gone.json'\n[metric]"),
             UsageError,
-            "program.start: .*gone.json cannot be read",
+            "gone.json cannot be read",
         ),
     ],
 )
 def test_mistakes_beyond_the_fields_are_refused_before_anything_is_written(folder, change, error, said):
     path = written(folder, QUICK.replace(*change))
     with pytest.raises(error, match=said) as caught:
-        recipe_run.plan(recipe.read(path))
+        command.plan(recipe.read(path))
     assert "\n" not in str(caught.value)
     assert not (folder / "runs").exists()
 
@@ -162,42 +168,46 @@ def test_the_command_line_changes_what_it_names_and_nothing_else(folder):
         recipe.change(asked, limit=0)
 
 
-def test_the_outcome_says_all_that_is_needed_to_trust_it(folder):
-    job = recipe_run.plan(recipe.read(written(folder)))
-    outcome = job.run()
-    saved = json.loads((job.folder / "program.json").read_text("utf-8"))
-    assert {k: v for k, v in outcome.items() if k not in ("run", "notes")} == saved
-    assert saved["format"] == "spri-program/1" and saved["recipe"]["optimizer"]["name"] == "labeled_few_shot"
-    ids = [name for part in saved["splits"].values() for name in part["ids"]]
-    assert len(ids) == len(set(ids)) == 48 and set(saved["splits"]) == {"train", "search", "confirm", "test"}
-    for split in ("validation", "test"):
-        before = saved["before"][split]
+def test_the_program_says_all_that_is_needed_to_trust_it(folder):
+    plan = command.plan(recipe.read(written(folder)))
+    tuned = plan.execute()
+    saved = json.loads((plan.folder / "program.json").read_text("utf-8"))
+    about = saved.pop("metadata")["tuning"]
+    assert saved == json.loads(json.dumps(tuned.dump_state()))
+    assert about["recipe"]["optimizer"]["name"] == about["optimizer"] == "labeled_few_shot"
+    ids = [name for part in about["splits"].values() for name in part["ids"]]
+    assert len(ids) == len(set(ids)) == 48 and set(about["splits"]) == {"train", "search", "holdout", "test"}
+    for before in (about["decision"]["start"], about["test"]["before"]):
         assert before["low"] <= before["value"] <= before["high"] and before["n"] > 9
-    with closing(CallCache(job.folder / "cache")) as cache:
-        assert saved["costs"]["calls"] == sum(calls for calls, _, _ in cache.spent().values())
-    assert saved["costs"]["usd"] == 0.0 and saved["versions"]["dspy"] == "3.4.1"
-    assert saved["lms"] == {"base": "offline"} and saved["leaks"] == []
-    trials = [json.loads(line) for line in (job.folder / "trials.jsonl").read_text("utf-8").splitlines()]
+    with closing(CallCache(plan.folder / "cache")) as cache:
+        assert about["costs"]["calls"] == sum(calls for calls, _, _ in cache.spent().values())
+    assert about["costs"]["usd"] == 0.0 and about["versions"]["dspy"] == "3.4.1"
+    assert about["lms"] == {"base": "offline", "judge": "offline"} and about["leaks"] == []
+    assert about["files"]["train"]["name"] == "posts.jsonl"
+    trials = [json.loads(line) for line in (plan.folder / "trials.jsonl").read_text("utf-8").splitlines()]
     assert trials[0]["name"] == "start" and len(trials) > 1
-    more = QUICK.replace("[metric]", f'[program]\nstart = "{job.folder}/program.json"\n[metric]')
-    again = recipe_run.plan(recipe.read(written(folder, more)))
-    assert again.program.dump_state() == saved["program"]
+    more = QUICK.replace("[metric]", f'[program]\nstart = "{plan.folder}/program.json"\n[metric]')
+    again = command.plan(recipe.read(written(folder, more)))
+    assert again.program.dump_state() == saved
+    theirs = spri.SPRI(spri.load_task("reappraisal"))
+    theirs.load(plan.folder / "program.json")
+    assert theirs.dump_state() == saved
 
 
 def test_the_hash_of_a_recipe_is_of_what_it_says_and_not_of_where_it_lies(folder, tmp_path_factory):
-    one = recipe_run.plan(recipe.read(written(folder)))
+    one = command.plan(recipe.read(written(folder)))
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     write(elsewhere / "posts.jsonl", *(folder / "posts.jsonl").read_text("utf-8").splitlines())
-    two = recipe_run.plan(recipe.read(written(elsewhere)))
-    other = recipe_run.plan(recipe.read(written(elsewhere, QUICK + "options = { k = 3 }")))
+    two = command.plan(recipe.read(written(elsewhere)))
+    other = command.plan(recipe.read(written(elsewhere, QUICK + "options = { k = 3 }")))
     assert one.recipe_hash == two.recipe_hash != other.recipe_hash
     cheap = recipe.change(recipe.read(written(folder)), budget={"max_calls": 10})
-    assert recipe_run.plan(cheap).recipe_hash == one.recipe_hash
+    assert command.plan(cheap).recipe_hash == one.recipe_hash
 
 
 def test_fractions_cut_one_file_and_keep_clusters_whole(folder):
     text = (SHELF / "rubrics.toml").read_text("utf-8").replace("data/", f"{SHELF}/data/")
-    job = recipe_run.plan(recipe.read(written(folder, text)))
+    job = command.plan(recipe.read(written(folder, text)))
     parts = job.splits.parts()
     clusters = [{e.cluster for e in part} for part in parts.values()]
     assert sum(map(len, clusters)) == len(set().union(*clusters)) == 64
@@ -215,10 +225,12 @@ def test_texts_on_two_sides_are_refused_or_mark_the_program(folder):
     three = 'train = "train.jsonl"\nvalidation = "validation.jsonl"\ntest = "test.jsonl"'
     path = written(folder, QUICK.replace('file = "posts.jsonl"', three))
     with pytest.raises(LeakError, match=r"validation/post-40.*test/post-40.*--allow-leak"):
-        recipe_run.plan(recipe.read(path))
-    outcome = recipe_run.plan(recipe.read(path), allow_leak=True).run()
-    assert "post-40" in outcome["leaks"][0]
-    assert any("marked" in line for line in recipe_run.outcome_lines(outcome))
+        command.plan(recipe.read(path))
+    plan = command.plan(recipe.read(path), allow_leak=True)
+    plan.execute()
+    saved = json.loads((plan.folder / "program.json").read_text("utf-8"))
+    assert "post-40" in saved["metadata"]["tuning"]["leaks"][0]
+    assert any("marked" in line for line in shown.outcome(RunDir.read(plan.folder)))
 
 
 def test_a_seed_among_the_validation_posts_is_refused(folder):
@@ -235,62 +247,65 @@ def test_a_seed_among_the_validation_posts_is_refused(folder):
         QUICK.replace('file = "posts.jsonl"', 'train = "train.jsonl"\nvalidation = "validation.jsonl"'),
     )
     with pytest.raises(LeakError, match="validation/seen"):
-        recipe_run.plan(recipe.read(path))
+        command.plan(recipe.read(path))
 
 
 def test_only_a_search_is_thrown_away(folder):
-    job = recipe_run.plan(recipe.read(written(folder)))
-    first = job.run()
-    (job.folder / "mine.txt").write_text("x")
-    again = recipe_run.plan(recipe.read(written(folder)))
-    assert again.run(fresh=True)["program"] == first["program"]
-    assert not (job.folder / "mine.txt").exists()
+    plan = command.plan(recipe.read(written(folder)))
+    first = plan.execute()
+    (plan.folder / "mine.txt").write_text("x")
+    again = command.plan(recipe.read(written(folder)))
+    assert again.execute(fresh=True).dump_state() == first.dump_state()
+    assert not (plan.folder / "mine.txt").exists()
     (folder / "other").mkdir()
     (folder / "other" / "mine.txt").write_text("x")
-    with pytest.raises(UsageError, match="holds no search"):
-        recipe_run.throw_away(folder / "other")
+    with pytest.raises(UsageError, match="holds no tuning run"):
+        command.throw_away(folder / "other")
     assert (folder / "other" / "mine.txt").exists()
 
 
 def test_the_oracle_label_is_made_by_a_rubric_judge_with_the_recipes_lm(folder):
     text = (SHELF / "rubrics.toml").read_text("utf-8").replace("data/", f"{SHELF}/data/")
     text = text.replace('label = "human_score"', 'label = "oracle"').replace(
-        'critic = "offline"', 'judge = "offline?seed=7"'
+        'base = "offline"', 'base = "offline"\njudge = "offline?seed=7"'
     )
-    job = recipe_run.plan(recipe.read(written(folder, text)))
-    assert job.metric.label == ORACLE and job.metric.oracle.name == "rubric"
-    assert [p.lm.spec.options for _, p in job.metric.oracle.named_predictors()] == [{"seed": 7}]
+    job = command.plan(recipe.read(written(folder, text)))
+    metric = job.experiment.metric
+    assert metric.label == ORACLE and metric.oracle.name == "rubric"
+    assert job.lms == {"base": "offline", "judge": "offline?seed=7"}
 
 
 def test_the_seed_reaches_lms_that_state_none(folder):
     text = QUICK.replace("[metric]", "[lms]\nbase = 'offline'\ncritic = 'offline?seed=3'\n[metric]")
-    job = recipe_run.plan(recipe.change(recipe.read(written(folder, text)), seed=5))
+    job = command.plan(recipe.change(recipe.read(written(folder, text)), seed=5))
     assert {role: str(spec) for role, spec in job.specs.items()} == {
         "base": "offline?seed=5",
         "critic": "offline?seed=3",
+        "judge": "offline?seed=5",
     }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimiser_has_a_forecast(folder, name):
-    job = recipe_run.plan(recipe.read(written(folder, QUICK.replace("labeled_few_shot", name))))
-    runs = planned_runs(job.search, job.splits)
+@pytest.mark.parametrize("name", optimizers())
+def test_every_optimizer_has_a_forecast(folder, name):
+    plan = command.plan(recipe.read(written(folder, QUICK.replace("labeled_few_shot", name))))
+    forecast = plan.forecast().to_json()
+    runs = forecast["program_runs"]
     assert all(isinstance(n, int) and n >= 0 for n in runs.values())
-    assert runs["decision"] == 2 * len(job.splits.confirm)
-    assert job.forecast()["calls_typical"]["all"] > sum(runs.values())
-    assert "nothing was run" in list(job.forecast_lines())[-1]
+    assert runs["decision"] == 2 * len(plan.splits.holdout)
+    assert forecast["calls"]["most"] > sum(runs.values()) and forecast["calls"]["fewest"] > 0
+    assert "nothing was run" in list(plan.forecast().lines())[-1]
     assert not (folder / "runs").exists()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_recipes_on_the_shelf_run_offline(folder, name):
-    job = recipe_run.plan(recipe.read(SHELF / f"{name}.toml"))
-    outcome = job.run()
-    assert outcome["stopped"] is None
-    assert outcome["before"]["test"]["n"] > 20
-    lines = list(recipe_run.outcome_lines(outcome))
-    assert any("say nothing about quality" in line for line in lines)
-    assert (job.folder / "search.png").read_bytes().startswith(b"\x89PNG")
+    plan = command.plan(recipe.read(SHELF / f"{name}.toml"))
+    report = plan.execute().report
+    assert report.stopped is None
+    assert report.test["before"].n > 20
+    lines = "\n".join(shown.outcome(RunDir.read(plan.folder)))
+    assert "say nothing about quality" in lines and " to 0." not in lines
+    assert (plan.folder / "search.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_recipe_of_the_shelf_has_its_results_written_down():
@@ -301,57 +316,43 @@ def test_every_recipe_of_the_shelf_has_its_results_written_down():
 
 def test_a_missing_matplotlib_is_a_note(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    job = recipe_run.plan(recipe.read(written(folder)))
-    assert job.run()["notes"] == ['plots need matplotlib: pip install "spri-dspy[plot]"']
+    job = command.plan(recipe.read(written(folder)))
+    job.execute()
+    assert job.notes == ['plots need matplotlib: pip install "spri-dspy[plot]"']
     assert not (job.folder / "search.png").exists()
 
 
 def report(trials, **parts):
-    return SearchReport(
-        Decision(False, "because", start=Estimate("mean", 0.5, 9, 0, 0.4, 0.6)),
-        "mix",
-        {},
-        **parts,
-        trials=trials,
-    )
+    undecided = Decision(False, "because", start=Estimate("mean", 0.5, 9, 0, 0.4, 0.6))
+    return TuningReport("mix", "gepa", {}, undecided, **parts, trials=trials)
 
 
-def test_points_of_a_dspy_search_stand_where_the_optimiser_first_scored_them():
+def test_points_of_a_dspy_search_stand_where_the_optimizer_first_scored_them():
+    ends = {"low": 0.4, "high": 0.6}
     trials = [
-        {"name": "start", "value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "spend": {"calls": 40}},
-        {"name": "a", "value": None, "low": None, "high": None, "n": 0, "spend": {"calls": 90}},
-        {
-            "name": "b",
-            "value": 0.7,
-            "low": 0.6,
-            "high": 0.8,
-            "n": 9,
-            "calls_then": 60,
-            "spend": {"calls": 90},
-        },
+        {"name": "start", "value": 0.5, **ends, "n": 9, "calls": 40, "program": "s"},
+        {"name": "a", "value": None, "low": None, "high": None, "n": 0, "calls": 90, "program": "a"},
+        {"name": "b", "value": 0.7, **ends, "n": 9, "calls_then": 60, "calls": 90, "program": "b"},
     ]
-    found, unit = points(report(trials))
-    assert [(p.spent, p.value, p.is_start) for p in found] == [(40, 0.5, True), (60, 0.7, False)]
+    found, unit = points(report(trials, winner="b"))
+    shown_points = [(p.spent, p.value, p.is_start, p.is_winner) for p in found]
+    assert shown_points == [(40, 0.5, True, False), (60, 0.7, False, True)]
     assert unit == "LM calls"
 
 
 def test_points_of_a_seed_search_stand_where_their_first_race_ended():
     trials = [
-        {"seeds": [0, 2], "is_start": True, "value": 0.5, "n": 9},
-        {"seeds": [], "is_start": False, "value": 0.4, "n": 5},
-        {"seeds": [1], "is_start": False, "value": 0.6, "n": 7},
+        {"name": "start", "seeds": [0, 2], "value": 0.5, "n": 9, "paid": 20, "program": "s"},
+        {"name": "no seeds", "seeds": [], "value": 0.4, "n": 5, "paid": 20, "program": "n"},
+        {"name": "seeds 1", "seeds": [1], "value": 0.6, "n": 7, "paid": 33, "program": "1"},
     ]
-    rounds = [
-        {"candidates": ["start", "no seeds"], "paid_so_far": 20},
-        {"candidates": ["start", "seeds 1"], "paid_so_far": 33},
-    ]
-    found, unit = points(report(trials, rounds=rounds))
+    found, unit = points(report(trials))
     assert [p.spent for p in found] == [20, 20, 33]
     assert unit == "scores paid for"
 
 
 @pytest.mark.parametrize(
-    "trials", [[], [{"name": "start", "value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "spend": {"calls": 4}}]]
+    "trials", [[], [{"name": "start", "value": 0.5, "low": 0.4, "high": 0.6, "calls": 4, "program": "s"}]]
 )
 def test_a_search_that_did_not_get_far_can_be_drawn(tmp_path, trials):
     draw(report(trials), tmp_path / "search.png", title="a title", remark="mind this")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,9 +55,9 @@ def test_a_recipe_is_run_resumed_and_reported(path):
     code, out, err = spri("tune", path)
     assert code == 0, err
     assert out.startswith("reappraisal, labeled_few_shot by mix: ")
-    assert "validation  " in out and "test  " in out and " LM calls, " in out
-    assert "offline stand-in: these figures say nothing about quality" in out
-    assert "use it: spri run reappraisal --program tuned/program.json" in err
+    assert " programs scored; " in out and " LM calls, " in out
+    assert "the offline LM answered: its figures say nothing about quality and are left out" in out
+    assert "next: spri run reappraisal --program tuned/program.json" in err
     before = files(path.parent / "tuned" / "trials")
     code, again, _ = spri("tune", path)
     assert (code, again) == (0, out)
@@ -79,19 +80,20 @@ def test_json_is_one_line_with_the_outcome(path):
     )
     assert code == 0 and out.count("\n") == 1
     found = json.loads(out)
-    assert found["run"] == "elsewhere" and sum(found["splits"].values()) == 40
+    assert found["run"] == "elsewhere"
+    assert sum(part["examples"] for part in found["splits"].values()) == 40
     assert found["lms"] == {"base": "offline?seed=3", "judge": "offline?seed=9"}
-    assert {"before", "after", "comparison", "costs", "improved", "reason", "recipe_hash"} <= set(found)
-    assert "program" not in found
+    assert {"decision", "test", "costs", "stopped", "winner"} <= set(found)
+    assert not {"trials", "pool"} & set(found)
 
 
 def test_a_dry_run_says_what_it_would_take_and_writes_nothing(path):
     before = files(path.parent)
     code, out, _ = spri("tune", path, "--dry-run", "--max-calls", "500")
     assert code == 0 and out.endswith("nothing was run and nothing was written\n")
-    assert "examples: 10 train, 12 search, 12 confirm, 14 test" in out and "budget: max_calls 500" in out
+    assert "10 train, 12 search, 12 holdout, 14 test examples; budget: max_calls 500" in out
     code, out, _ = spri("tune", path, "--dry-run", "--json")
-    assert json.loads(out)["calls_typical"]["all"] > 100
+    assert json.loads(out)["calls"]["most"] > 100
     assert files(path.parent) == before
 
 
@@ -99,7 +101,8 @@ def test_a_budget_ends_the_search_and_is_kept(path):
     code, out, _ = spri("tune", path, "--max-calls", "60")
     assert code == 0 and "stopped early: the budget of 60 LM calls is spent" in out
     saved = json.loads((path.parent / "tuned" / "program.json").read_text("utf-8"))
-    assert saved["costs"]["calls"] <= 60 and not saved["improved"]
+    about = saved["metadata"]["tuning"]
+    assert about["costs"]["calls"] <= 60 and not about["decision"]["improved"]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +112,7 @@ def test_a_budget_ends_the_search_and_is_kept(path):
         (["{}", "--lm", "boss=offline"], "unknown role 'boss'; known: base, critic, judge"),
         (["{}", "--lm", "base"], "--lm takes ROLE=STRING"),
         (["{}", "--limit", "0"], "the command line: the field 'data.limit'"),
-        (["{}", "--limit", "12"], "clusters of validation examples are left to decide on"),
+        (["{}", "--limit", "12"], "clusters of examples are left in the holdout to decide on"),
         (["{}", "--max-calls", "0"], "the command line: the field 'budget.max_calls'"),
         (["{}", "--data", "gone.jsonl"], "gone.jsonl cannot be read"),
     ],
@@ -133,14 +136,14 @@ def test_leaks_are_refused_unless_allowed_and_then_marked(path):
     )
     assert_refused(spri("tune", path), 2, "leak: 1 pair matches", "post-31", "--allow-leak")
     code, out, _ = spri("tune", path, "--allow-leak", "--json")
-    assert code == 0 and "post-31" in json.loads(out)["leaks"][0]
+    assert code == 0 and "post-31" in json.loads(out)["splits"]["leaks"][0]
 
 
 def test_the_tuned_program_runs_in_a_fresh_process_with_other_lms(path):
     assert spri("tune", path)[0] == 0
     saved = json.loads((path.parent / "tuned" / "program.json").read_text("utf-8"))
     # Whether the search found something or not, the file is read; so give it words that only it can have brought.
-    state = saved["program"]["principles.generate"]
+    state = saved["principles.generate"]
     state["signature"]["instructions"] = "Write principles, and mind the walrus."
     state["demos"] = state["demos"][:2]
     (path.parent / "tuned" / "program.json").write_text(json.dumps(saved), "utf-8")
@@ -164,7 +167,7 @@ def test_the_tuned_program_runs_in_a_fresh_process_with_other_lms(path):
     code = (
         "import sys, spri_dspy as spri; from pathlib import Path; from spri_dspy.program import load_program\n"
         "p = spri.SPRI(spri.load_task('reappraisal')).set_lms(base='offline?seed=4')\n"
-        "load_program(p, Path('tuned/program.json'))\n"
+        "p.load('tuned/program.json')\n"
         "g = p.principles.generate; print(g.signature.instructions, len(g.demos), str(g.lm.spec))"
     )
     assert (
@@ -184,7 +187,7 @@ def test_a_recipe_of_the_shelf_runs_by_its_name_from_anywhere(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     done = python("-m", "optimize", "sft", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("sft, bootstrap_random_search by score\n")
+    assert done.stdout.startswith("sft, bootstrap_random_search by score: 22 train")
     assert not list(tmp_path.iterdir())
 
 
@@ -200,7 +203,8 @@ def test_made_up_examples_are_what_their_script_writes(tmp_path, monkeypatch):
 
 def test_calls_over_http_are_counted_kept_and_stopped_by_the_budget(path, start_mock):
     mock = start_mock(MockConfig(accept=0.6, rates={"rate_limit": 0.02}, retry_after_seconds=0.01))
-    path.write_text(RECIPE.replace("labeled_few_shot", "bootstrap_random_search"), "utf-8")
+    recipe = RECIPE.replace("labeled_few_shot", "bootstrap_random_search").replace('"mix"', '"empathy"')
+    path.write_text(recipe, "utf-8")
     lm = f"hosted_vllm/mock?api_base={mock.base_url}"
     arguments = [part for role in ("base", "critic", "judge") for part in ("--lm", f"{role}={lm}")]
     code, out, err = spri("tune", path, *arguments, "--json", "--max-calls", "700")
@@ -211,3 +215,88 @@ def test_calls_over_http_are_counted_kept_and_stopped_by_the_budget(path, start_
     assert found["stopped"] is None or "budget" in found["stopped"]
     again = json.loads(spri("tune", path, *arguments, "--json", "--max-calls", "700")[1])
     assert again == found and mock.stats.n_answered == stats.n_answered
+
+
+def requests(mock):
+    """Chat requests that a mock server got."""
+    return mock.stats.received
+
+
+def real(mock, *roles):
+    """Options that give roles the LM of a mock server."""
+    lm = f"hosted_vllm/mock?api_base={mock.base_url}"
+    return [part for role in roles for part in ("--lm", f"{role}={lm}")]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "roles", "said"),
+    [
+        (RECIPE, ["base"], "the judge would be the offline LM, .* pass --lm judge=PROVIDER/MODEL"),
+        (RECIPE, ["base", "critic"], "--lm judge="),
+        (
+            RECIPE.replace("[metric]", '[lms]\ncritic = "offline"\n[metric]'),
+            ["base", "judge"],
+            "--lm critic=",
+        ),
+    ],
+)
+def test_what_is_paid_for_is_not_scored_by_the_offline_lm(path, start_mock, recipe, roles, said):
+    mock = start_mock(MockConfig())
+    path.write_text(recipe, "utf-8")
+    code, out, err = spri("tune", path, *real(mock, *roles))
+    assert (code, out) == (2, "") and len(err.splitlines()) == 1
+    assert re.search(said, err), err
+    assert requests(mock) == 0 and not (path.parent / "tuned").exists()
+
+
+def test_without_a_critic_the_base_criticises(path, start_mock):
+    mock = start_mock(MockConfig())
+    path.write_text(RECIPE.replace('"mix"', '"empathy"'), "utf-8")
+    code, _, err = spri("tune", path, *real(mock, "base", "judge"), "--max-calls", "60", "--json")
+    assert code == 0, err
+    manifest = json.loads((path.parent / "tuned" / "manifest.json").read_text("utf-8"))
+    assert manifest["models"] == {"base": "hosted_vllm/mock", "critic": "hosted_vllm/mock"}
+
+
+def test_labels_that_are_missing_cost_no_call(path, start_mock):
+    mock = start_mock(MockConfig())
+    path.write_text(RECIPE.replace('"mix"', '"pearson"'), "utf-8")
+    assert_refused(
+        spri("tune", path, *real(mock, "base")), 2, "posts.jsonl", "no label human_score", "post-1", "43 more"
+    )
+    assert requests(mock) == 0 and not (path.parent / "tuned").exists()
+
+
+def test_a_judge_that_is_shown_what_no_row_has_costs_no_call(path, start_mock):
+    mock = start_mock(MockConfig())
+    rows = [json.loads(row) for row in POSTS[:48]]
+    path.write_text(RECIPE.replace('name = "mix"', 'name = "score"\njudge = "strict.py:judge"'), "utf-8")
+    (path.parent / "strict.py").write_text(
+        "from spri_dspy.judges import load_judge\n"
+        "def judge():\n"
+        "    made = load_judge('generic')\n"
+        "    made.inputs = ('instruction', 'answer', 'rubric', 'diagnosis')\n"
+        "    return made\n"
+    )
+    refused = spri("tune", path, *real(mock, "base", "judge"))
+    assert rows and requests(mock) == 0
+    assert_refused(refused, 2, "is shown", "diagnosis")
+
+
+def test_a_first_batch_without_any_score_ends_the_tuning_with_the_reason(path, start_mock):
+    mock = start_mock(MockConfig())  # whose judgements name no harm, which mix needs
+    code, out, err = spri("tune", path, *real(mock, "base", "judge"), "--max-calls", "5000")
+    assert (code, out) == (3, ""), err
+    assert "none of the first 8 examples could be scored, so the search was not begun" in err
+    assert requests(mock) <= 8 * (16 + 3 * 4)
+    n_before = requests(mock)
+    code, _, err = spri("tune", path, *real(mock, "base", "judge"), "--max-calls", "5000")
+    assert code == 3 and requests(mock) - n_before <= 8 * 3 * 4
+
+
+def test_a_first_batch_that_fails_says_what_the_first_failure_was(path, start_mock):
+    mock = start_mock(MockConfig(rates={"null_content": 1.0}))
+    code, _, err = spri("tune", path, *real(mock, "base", "judge"))
+    assert code == 3 and "none of the first 8 examples could be scored" in err
+    assert "UnreadableAnswer: generate_principles: no readable answer in 3 samples" in err
+    assert requests(mock) == 8 * 3

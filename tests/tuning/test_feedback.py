@@ -6,7 +6,7 @@ import pytest
 
 from spri_dspy.metrics import Metric
 from spri_dspy.records import Score
-from spri_dspy.tuning._feedback import as_text, feedback, missed
+from spri_dspy.tuning.feedback import as_text, feedback, missed
 from spri_dspy.tuning.surrogate import fit
 
 PEARSON = Metric("pearson", "pearson", lambda example, prediction: None, label="human_score")
@@ -62,7 +62,7 @@ def test_what_has_no_number_is_told_so():
 
 def test_the_judges_reasons_are_passed_on_but_not_at_any_length():
     said = told(MEAN, Score("x", 2.0), reasons="It is cold. " * 200)
-    assert "The judge's reasons: It is cold." in said and len(said) < 900
+    assert "Feedback: It is cold." in said and len(said) < 900
 
 
 def test_only_what_the_principles_leave_out_is_told():

@@ -18,10 +18,12 @@ from spri_dspy.metrics.pearson import metric as pearson
 from spri_dspy.metrics.readers import own_judgement
 from spri_dspy.records import Record
 from spri_dspy.tasks import make_example
-from spri_dspy.tuning.programs import identity
+from spri_dspy.tuning.experiment import REPORT, Experiment
+from spri_dspy.tuning.programs import identity, stages_of
+from spri_dspy.tuning.racing.objectives import row_of
 from spri_dspy.tuning.racing.race import Row
-from spri_dspy.tuning.seed_search import REPORT, Racing, SeedSearch
-from spri_dspy.tuning.seeds import Pool, Seed, bootstrapped_seeds, stages_of, unique, written_seeds
+from spri_dspy.tuning.racing.rounds import Racing
+from spri_dspy.tuning.seeds import Pool, Seed, bootstrapped_seeds, unique, written_seeds
 from tests.tuning.world import (
     HELPFUL,
     Town,
@@ -32,6 +34,7 @@ from tests.tuning.world import (
     seed_rows,
 )
 
+OPTIONS = ("pool", "max_seeds", "sampler", "proposals", "racing")
 ONLY_WRITTEN = {"bootstrapped": 0, "proposed": 0}
 
 
@@ -54,9 +57,10 @@ def global_lm():
 
 
 def make_search(tmp_path, metric="pearson", **settings):
-    pool = settings.pop("pool", Pool(written=helpful_rows(), **ONLY_WRITTEN))
-    usual = {"max_seeds": 2, "proposals": 10, "run_dir": tmp_path / "run"}
-    return SeedSearch(metric, pool=pool, **{**usual, **settings})
+    pool = Pool(written=helpful_rows(), **ONLY_WRITTEN)
+    options = {"pool": pool, "max_seeds": 2, "proposals": 10}
+    options |= {name: settings.pop(name) for name in OPTIONS if name in settings}
+    return Experiment(metric, options=options, **{"run_dir": tmp_path / "run", **settings})
 
 
 def tune(tmp_path, *, town=None, n=120, make=make_brief, compiled=None, **settings):
@@ -154,7 +158,7 @@ def test_a_report_is_kept_beside_the_run_and_is_plain_json(found):
     assert kept == json.loads(json.dumps(tuned.report.to_json()))
     assert kept["splits"]["train"]["examples"] + kept["splits"]["test"]["examples"] > 0
     assert len(kept["pool"]) == 8 and kept["pool"][0]["source"] == "start"
-    assert kept["spend"]["calls"] > 0
+    assert kept["costs"]["calls"] > 0
 
 
 def test_groups_see_at_most_so_many_seeds(tmp_path):
@@ -206,7 +210,7 @@ def test_a_budget_is_kept_to_and_the_search_ends_in_order(tmp_path, most):
         assert identity(tuned) == identity(program)
     if most == 500:
         assert report.test and report.trials
-    assert report.spend.calls == calls(town)
+    assert report.costs["calls"] == calls(town)
 
 
 def test_a_larger_budget_goes_on(tmp_path):
@@ -277,7 +281,7 @@ def test_examples_without_a_label_are_not_paid_for(tmp_path):
     labelled = [e for e in rows if e.id not in {b.id for b in bare}]
     _, _, tuned = tune(tmp_path, town=town, compiled={"trainset": [*labelled, *bare]}, proposals=2)
     splits = tuned.report.splits
-    assert sum(splits[name]["examples"] for name in ("search", "confirm", "test")) < 64
+    assert sum(splits[name]["examples"] for name in ("search", "holdout", "test")) < 64
     assert splits["train"]["examples"] >= 15
     assert tuned.report.decision.start.dropped == tuned.report.test["before"].dropped == 0
 
@@ -285,7 +289,7 @@ def test_examples_without_a_label_are_not_paid_for(tmp_path):
 def test_an_lm_that_obeys_no_budget_is_refused_before_anything_is_paid(tmp_path):
     town = Town()
     with pytest.raises(UsageError, match="obeys no budget"):
-        tune(tmp_path, town=town, n=48, budget=Budget(max_calls=9), proposer=dspy.utils.DummyLM([]))
+        tune(tmp_path, town=town, n=48, budget=Budget(max_calls=9), prompt_lm=dspy.utils.DummyLM([]))
     assert calls(town) == 0
 
 
@@ -305,7 +309,8 @@ def test_a_teacher_s_answers_become_seeds(tmp_path):
     teacher_town.said = lambda request, said=teacher_town.said: said(request).replace(
         "Insight", "Teaching, Insight"
     )
-    given = {"trainset": make_examples(town, 72), "teacher": make_program(teacher_town)}
+    teacher = make_program(teacher_town).set_lms(base=teacher_town.lm("town/teacher"))
+    given = {"trainset": make_examples(town, 72), "teacher": teacher}
     pool = Pool(bootstrapped=1, proposed=0, examples=3)
     _, _, tuned = tune(tmp_path, town=town, make=make_program, compiled=given, pool=pool, proposals=3)
     made = [seed.demo["principles"] for seed in tuned.report.pool if seed.source == "bootstrapped"]
@@ -315,7 +320,7 @@ def test_a_teacher_s_answers_become_seeds(tmp_path):
 def test_a_proposer_of_one_s_own_writes_the_new_seeds(tmp_path):
     town, writer = Town(), Town(seed=8)
     pool = Pool(bootstrapped=0, proposed=2, examples=4)
-    tune(tmp_path, town=town, pool=pool, proposer=writer.lm("town/writer"), n=72, proposals=3)
+    tune(tmp_path, town=town, pool=pool, prompt_lm=writer.lm("town/writer"), n=72, proposals=3)
     assert set(writer.stages) == {"propose_principles"} and not town.stages["propose_principles"]
 
 
@@ -350,14 +355,13 @@ def test_reappraisal_is_tuned_by_a_judge_without_any_model(tmp_path):
         for n, e in enumerate(list(task.examples()) * 3)
     ]
     program = spri.SPRI(task, max_critiques=1).set_lms(base="offline")
-    search = SeedSearch(
-        mix(judge=load_judge("reappraisal").set_lms("offline")),
-        pool=Pool(bootstrapped=1, proposed=1, examples=2),
-        proposals=2,
-        run_dir=tmp_path / "run",
-        racing=Racing(batch=2, share=1.0),
-        allow_leak=True,
-    )
+    options = {
+        "pool": Pool(bootstrapped=1, proposed=1, examples=2),
+        "proposals": 2,
+        "racing": Racing(batch=2, share=1.0),
+    }
+    judge = load_judge("reappraisal").set_lms("offline")
+    search = Experiment(mix(judge=judge), options=options, run_dir=tmp_path / "run", allow_leak=True)
     tuned = search.compile(program, trainset=rows[:4], valset=rows[4:30], testset=rows[30:])
     assert tuned.report.metric == "mix" and tuned.report.decision.start.n > 0
     judged = list((tmp_path / "run" / "trials").glob("*/judged/reappraisal/records.jsonl"))
@@ -380,14 +384,25 @@ def test_too_few_examples_to_decide_on_are_refused_before_anything_is_paid(tmp_p
         ({"stages": ["principles.write"]}, UnknownNameError, "principles.generate"),
         ({"stages": []}, UsageError, "at least one stage"),
         ({"sampler": "genetic"}, UnknownNameError, "greedy, mixed"),
-        ({"proposals": 0}, UsageError, "proposals must be at least 1"),
+        (
+            {"proposals": 0},
+            UsageError,
+            "option proposals of seed_search: .* greater than or equal to 1, not 0",
+        ),
         ({"metric": "accuracy"}, UnknownNameError, "pearson"),
-        ({"pool": [{"question": "q", "rule": "r"}]}, UsageError, "written seed 1 fits no stage"),
+        ({"pool": {"written": [{"question": "q", "rule": "r"}]}}, UsageError, "written seed 1 fits no stage"),
+        ({"max_seeds": -1}, UsageError, "max_seeds.* greater than or equal to 0, not -1"),
+        ({"holdout": 1.0}, UsageError, "holdout must lie in"),
+        ({"level": 0}, UsageError, r"level in \(0, 1\], not 0.5 and 0"),
+        ({"rollouts": 0}, UsageError, "at least 1"),
+        ({"concurrency": 0}, UsageError, "at least 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(tmp_path, settings, error, said):
-    with pytest.raises(error, match=said):
-        tune(tmp_path, n=72, **settings)
+    town = Town()
+    with pytest.raises(error, match=said) as caught:
+        tune(tmp_path, town=town, n=72, **settings)
+    assert "\n" not in str(caught.value) and not calls(town)
 
 
 def test_compile_takes_no_unknown_settings(tmp_path):
@@ -395,11 +410,9 @@ def test_compile_takes_no_unknown_settings(tmp_path):
         make_search(tmp_path).compile(make_brief(Town()), trainset=[], max_errors=3)
 
 
-def test_rows_can_be_given_as_the_pool(tmp_path):
+def test_a_pool_is_checked():
     with pytest.raises(UsageError, match="bootstrapped of a pool must be 0 or more"):
         Pool(bootstrapped=-1)
-    search = SeedSearch("pearson", pool=helpful_rows(), run_dir=tmp_path)
-    assert search.pool == Pool(written=tuple(helpful_rows()))
 
 
 def made_record(name, group="north", reasons=None, principles="p", error=None):
@@ -445,4 +458,4 @@ def test_the_same_seed_is_kept_once():
 def test_what_a_race_knows_of_a_row():
     town = Town()
     (example,) = make_examples(town, 1)
-    assert pearson().row(example) == Row(float(example.label_values["human_score"]), "north", None)
+    assert row_of(pearson(), example) == Row(float(example.label_values["human_score"]), "north", None)

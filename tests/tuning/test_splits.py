@@ -52,7 +52,7 @@ def test_one_set_gives_all_splits_in_their_shares():
     assert {name: len(part) for name, part in parts.items()} == {
         "train": 20,
         "search": 25,
-        "confirm": 25,
+        "holdout": 25,
         "test": 30,
     }
     ids = [e.id for part in parts.values() for e in part]
@@ -94,14 +94,14 @@ def test_splits_depend_on_the_examples_and_the_seed_alone():
 
 def test_given_splits_are_kept():
     found = split(rows(10), rows(20, first=10), rows(7, first=30))
-    assert (len(found.train), len(found.search), len(found.confirm), len(found.test)) == (10, 10, 10, 7)
+    assert (len(found.train), len(found.search), len(found.holdout), len(found.test)) == (10, 10, 10, 7)
     assert found.test[0].id == "test/r30" and found.search[0].id.startswith("validation/")
 
 
 def test_what_is_missing_comes_out_of_the_training_examples():
     no_test, no_validation = split(rows(50), rows(20, first=50)), split(rows(50), None, rows(20, first=50))
     assert (len(no_test.train), len(no_test.test)) == (20, 30)
-    assert (len(no_validation.train), len(no_validation.search) + len(no_validation.confirm)) == (15, 35)
+    assert (len(no_validation.train), len(no_validation.search) + len(no_validation.holdout)) == (15, 35)
     assert split(rows(10), rows(20, first=10), []).test == ()
 
 
@@ -181,12 +181,12 @@ def test_what_is_no_example_is_refused():
     with pytest.raises(UsageError, match="no training examples"):
         split([])
     with pytest.raises(UsageError, match="between 0 and 1"):
-        split(rows(9), confirm=1.0)
+        split(rows(9), holdout=1.0)
 
 
 def test_a_report_counts_examples_clusters_and_groups():
     told = split(rows(80, per_cluster=4)).to_json()
-    assert set(told) == {"train", "search", "confirm", "test"}
+    assert set(told) == {"train", "search", "holdout", "test"}
     assert sum(part["examples"] for part in told.values()) == 80
     assert sum(part["clusters"] for part in told.values()) == 20
     assert set(told["search"]["groups"]) == {"g0", "g1"}

@@ -230,19 +230,20 @@ def make_brief(town):
 
 def main(folder, log):
     from spri_dspy.lms.budget import Budget
-    from spri_dspy.tuning.seed_search import Pool, Racing, SeedSearch
+    from spri_dspy.tuning.experiment import Experiment
+    from spri_dspy.tuning.racing.rounds import Racing
+    from spri_dspy.tuning.seeds import Pool
 
     town = Town(delay_seconds=0.002, log=log)
-    search = SeedSearch(
-        "pearson",
-        pool=Pool(written=helpful_rows(), bootstrapped=1, proposed=1, examples=3),
-        max_seeds=2,
-        sampler="mixed",
-        proposals=4,
-        racing=Racing(batch=2),
-        run_dir=folder,
-        concurrency=4,
-        budget=Budget(max_calls=420),
+    options = {
+        "pool": Pool(written=helpful_rows(), bootstrapped=1, proposed=1, examples=3),
+        "max_seeds": 2,
+        "sampler": "mixed",
+        "proposals": 4,
+        "racing": Racing(batch=2),
+    }
+    search = Experiment(
+        "pearson", options=options, run_dir=folder, concurrency=4, budget=Budget(max_calls=420)
     )
     tuned = search.compile(make_program(town), trainset=make_examples(town, 48))
     tuned.save(Path(folder) / "tuned.json")

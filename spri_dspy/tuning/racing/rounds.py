@@ -35,28 +35,23 @@ _LEAST_ROWS = 6  # scores a candidate and round below which a round says nothing
 
 @dataclass(frozen=True, kw_only=True)
 class Racing:
-    """Settings of the search and of the decision about its winner.
+    """Settings of the search.
 
     Attributes:
         batch: candidates proposed a round, at least 1.
         share: scores that may be paid for, as a share of scoring all candidates on all rows, in (0, 1].
         finalists: the best so many of all rounds race once more, beside the start.
-        confirm: share of validation that is kept from the search, for the decision, in (0, 1).
-        level: two-sided p that the decision must not exceed.
     """
 
     batch: int = 4
     share: float = 0.6
     finalists: int = 3
-    confirm: float = 0.5
-    level: float = 0.05
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.finalists < 1:
             raise UsageError(f"batch and finalists must be at least 1, not {self.batch} and {self.finalists}")
-        for name in ("share", "confirm", "level"):
-            if not 0 < getattr(self, name) <= 1:
-                raise UsageError(f"{name} must lie in (0, 1], not {getattr(self, name)!r}")
+        if not 0 < self.share <= 1:
+            raise UsageError(f"share must lie in (0, 1], not {self.share!r}")
 
 
 @dataclass
@@ -80,7 +75,7 @@ class Found:
     stopped: str | None = None
 
 
-def search(
+def search_sets(
     space: Space,
     rows: Sequence[Row],
     answer: Answer,
@@ -92,6 +87,7 @@ def search(
     racing: Racing,
     seed: int,
     measure: Callable[[Sequence[Score]], float] | None = None,
+    on_best: Callable[[float], None] = lambda _: None,
 ) -> Found:
     """Search for the best candidate.
 
@@ -105,9 +101,12 @@ def search(
         most: scores that may be paid for; those that are known already are free.
         racing: settings.
         seed: decides proposals and rows.
-        measure: what chooses among the finalists, where the objective is only a stand-in for it.
+        measure: what chooses among the finalists, where the objective is only a surrogate of it.
+        on_best: called with the value of each race's winner.
     """
-    return _Search(space, rows, answer, objective, racing, seed, most).run(sampler, proposals, measure)
+    return _Search(space, rows, answer, objective, racing, seed, most, on_best).run(
+        sampler, proposals, measure
+    )
 
 
 class _Search:
@@ -122,8 +121,9 @@ class _Search:
         racing: Racing,
         seed: int,
         most: int,
+        on_best: Callable[[float], None],
     ) -> None:
-        self.space, self.rows, self.answer = space, rows, answer
+        self.space, self.rows, self.answer, self.on_best = space, rows, answer, on_best
         self.objective, self.racing, self.seed, self.most = objective, racing, seed, most
         self.rng = random.Random(f"{seed}/proposals")
         self.known: dict[tuple[Candidate, int], float | None] = {}
@@ -185,7 +185,7 @@ class _Search:
 
     def _race(self, contenders: Sequence[Candidate], budget: int, name: str, best: Candidate) -> Candidate:
         """Race candidates, learn from it, and name the winner; the best so far if nothing could be learned."""
-        names = {self._name(c): c for c in contenders}
+        names = {self.space.named(c): c for c in contenders}
         budget = min(max(budget, 2 * len(names)), len(names) * len(self.rows))
         rng = random.Random(f"{self.seed}/rows")  # the same in every race: one order of rows
         race = Race(list(names), self.rows, budget=budget, rng=rng, objective=self.objective)
@@ -250,7 +250,7 @@ class _Search:
         self.found.decisions.append(
             {
                 "race": "finalists, by the metric itself",
-                "candidates": [self._name(c) for c in finalists],
+                "candidates": [self.space.named(c) for c in finalists],
                 "values": [None if math.isnan(v) else v for v in values],
                 "rows": n_rows,
                 "paid_so_far": self.found.paid,
@@ -293,7 +293,11 @@ class _Search:
         for name, candidate in names.items():
             estimate = result.estimates[name]
             self.found.estimates[candidate] = estimate
-            self.trials[candidate] = Trial(candidate, estimate.value, estimate.n, self._by_group(candidate))
+            paid = self.trials[candidate].paid if candidate in self.trials else self.found.paid
+            self.trials[candidate] = Trial(
+                candidate, estimate.value, estimate.n, self._by_group(candidate), paid
+            )
+        self.on_best(result.estimates[result.winner].value)
 
     def _by_group(self, candidate: Candidate) -> dict[str | None, tuple[float, int]]:
         members: dict[str | None, list[int]] = {}
@@ -316,8 +320,3 @@ class _Search:
             Score(str(i), number, self.rows[i].label, self.rows[i].group, self.rows[i].cluster)
             for i, number in zip(rows, numbers, strict=True)
         ]
-
-    def _name(self, candidate: Candidate) -> str:
-        if candidate == self.space.start:
-            return "start"
-        return "seeds " + " ".join(map(str, candidate)) if candidate else "no seeds"

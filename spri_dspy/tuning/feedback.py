@@ -48,11 +48,12 @@ def feedback(
         score: the example's.
         labels: of the example.
         outputs: of the program; its `principles` are compared with what labels say.
-        reasons: the judge's words.
+        reasons: the judge's words, or the metric's own.
     """
     parts = [_verdict(metric, surrogate, score)]
     if reasons:
-        parts.append(f"The judge's reasons: {_cut(reasons, _REASONS)}")
+        words = "The judge's reasons" if metric.judge is not None else "Feedback"
+        parts.append(f"{words}: {_cut(reasons, _REASONS)}")
     written = as_text(outputs.get("principles", outputs.get("response", "")))
     for name, spoken in SOURCES.items():
         lines = missed(as_text(labels.get(name) or ""), written)
