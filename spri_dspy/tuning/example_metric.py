@@ -15,7 +15,7 @@ import dspy
 
 from spri_dspy.bulk import plain
 from spri_dspy.metrics import Metric, judge_inputs
-from spri_dspy.metrics.readers import Outputs, n_arguments
+from spri_dspy.metrics.readers import Outputs, call
 from spri_dspy.records import Record, Score
 from spri_dspy.tasks import Example
 from spri_dspy.tuning.feedback import feedback
@@ -84,10 +84,9 @@ class ExampleMetric:
 
     def _own_words(self, example: Example, outputs: dict[str, Any], *more: Any) -> str:
         """The feedback that the metric itself gives, where it is a function that gives some."""
-        read = self._metric.read
         if self._metric.judge is not None or not outputs:
             return ""
-        rated = read(*(example, Outputs(outputs), None, *more)[: n_arguments(read)])
+        rated = call(self._metric.read, example, Outputs(outputs), None, *more)
         return str(getattr(rated, "feedback", None) or "")
 
     def _score(self, example: Example, pred: Any) -> tuple[Score, dict[str, Any], str]:
