@@ -7,7 +7,6 @@ the last two can be resumed.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from pathlib import Path
@@ -20,12 +19,14 @@ from spri_dspy.errors import SpriError
 from spri_dspy.redaction import scrub
 from spri_dspy.screen import (
     claim_streams,
-    flush,
+    leave_at_once,
     print_json,
     print_lines,
     print_parts,
+    printing,
     say,
     show_log_lines,
+    silence_dspy,
     stop_printing,
 )
 
@@ -127,6 +128,7 @@ def run(
     from spri_dspy.commands.execution import Execution, budget_of
     from spri_dspy.report import figures, terminal
 
+    silence_dspy()
     inputs = options.pairs("--input", more) | ({"aim": aim} if aim is not None else {})
     plan = command.plan(
         command.RunRequest(
@@ -208,6 +210,7 @@ def judge(
     from spri_dspy.commands.ending import execute_watched
     from spri_dspy.commands.execution import Execution, budget_of
 
+    silence_dspy()
     request = command.JudgeRequest(
         run=run_dir,
         judges=judges or (),
@@ -264,6 +267,7 @@ def tune(
     from spri_dspy.report import tuning as report
     from spri_dspy.runs import RunDir
 
+    silence_dspy()
     asked = change(
         read(recipe),
         lms=options.pairs("--lm", lm),
@@ -392,6 +396,7 @@ def doctor(lm: options.LMs = None, json_out: options.Json = False) -> None:
     """Check this machine: Python, versions, which keys are set, and one call to each LM named."""
     from spri_dspy.commands.doctor import examine, flatten
 
+    silence_dspy()
     findings = examine(options.pairs("--lm", lm))
     if json_out:
         print_json(findings)
@@ -439,16 +444,34 @@ def _end(ended: Ending, next_commands: list[str]) -> None:
 INTERRUPTED = 130
 
 
+class _OnInterrupt:
+    """The first Ctrl-C raises KeyboardInterrupt, as ever; one more ends the process where it stands."""
+
+    seen = False
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if self.seen:
+            leave_at_once("interrupted; the same command goes on where it stopped", INTERRUPTED)
+        self.seen = True
+        raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run the command line and exit. SIGTERM, which schedulers send, is taken as Ctrl-C is."""
-    usual = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if usual[signal.SIGINT] is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _OnInterrupt())
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         code = _main()
-    except KeyboardInterrupt:  # one more, while the first was dealt with
+    except KeyboardInterrupt:
         code = INTERRUPTED
-    if code == INTERRUPTED:
-        _leave_at_once()
-    signal.signal(signal.SIGTERM, usual)
+    if (
+        code == INTERRUPTED
+    ):  # what is to be kept is written; nothing that waits at the exit of Python is waited for
+        leave_at_once("interrupted; the same command goes on where it stopped", code)
+    for number, handler in usual.items():
+        signal.signal(number, handler)
     sys.exit(code)
 
 
@@ -456,8 +479,9 @@ def _main() -> int:
     """Run the command and tell the exit code."""
     is_open = claim_streams()
     try:
-        code = app(args=sys.argv[1:] or ["--help"], prog_name="spri", standalone_mode=False) or 0
-        flush()
+        with printing():
+            code = app(args=sys.argv[1:] or ["--help"], prog_name="spri", standalone_mode=False) or 0
+            sys.stdout.flush()
         if not is_open:
             say("stdout is closed, so the results were not printed")
     except SpriError as error:
@@ -474,14 +498,3 @@ def _main() -> int:
         say(f"{shown()} (spri --help)")
         return 2
     return code  # typer's own code for Ctrl-C is INTERRUPTED
-
-
-def _leave_at_once() -> None:
-    """Say that the command was interrupted, and end: nothing that waits at the exit of Python is waited for.
-
-    All that is to be kept is written by now, and a second Ctrl-C must not end this line with a traceback.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    say("interrupted; the same command goes on where it stopped")
-    stop_printing()
-    os._exit(INTERRUPTED)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
@@ -22,7 +23,7 @@ def run_to_end(work: Coroutine[Any, Any, T]) -> T:
         if _has_loop():
             return _in_a_thread(work)
         with asyncio.Runner(loop_factory=_Loop) as runner:
-            return runner.run(work)
+            return _interruptible(runner.get_loop(), work)
 
 
 def _has_loop() -> bool:
@@ -31,6 +32,38 @@ def _has_loop() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _interruptible(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
+    """Run work in this thread's loop; Ctrl-C cancels it, so that what is finished is kept, then raises as ever.
+
+    A second one raises at once; whoever has a handler of his own is asked first, each time, as the command line is,
+    which ends the process then.
+    """
+    task, usual, n_interrupts = loop.create_task(work), signal.getsignal(signal.SIGINT), 0
+
+    def interrupt(number: int, frame: Any) -> None:
+        nonlocal n_interrupts
+        n_interrupts += 1
+        try:
+            usual(number, frame)  # type: ignore[operator]
+        except KeyboardInterrupt:
+            if n_interrupts > 1:
+                raise
+            loop.call_soon_threadsafe(task.cancel)
+
+    is_ours = callable(usual) and threading.current_thread() is threading.main_thread()
+    if is_ours:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        return loop.run_until_complete(task)
+    except asyncio.CancelledError:
+        if n_interrupts:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGINT, usual)
 
 
 @contextlib.contextmanager

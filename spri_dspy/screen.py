@@ -8,14 +8,17 @@ It knows text and streams; it knows no run.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import logging
 import os
 import re
+import signal
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from spri_dspy.errors import PrerequisiteError
 from spri_dspy.redaction import redact
@@ -53,8 +56,7 @@ def say(*lines: str, who: str = "spri", stream: TextIO | None = None) -> None:
 def print_lines(lines: Iterable[str]) -> None:
     """Results on stdout, as lines."""
     for line in lines:
-        with _printing():
-            sys.stdout.write(printable(line) + "\n")
+        sys.stdout.write(printable(line) + "\n")
 
 
 def print_json(value: Any) -> None:
@@ -65,22 +67,14 @@ def print_json(value: Any) -> None:
     """
     is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     text = json.dumps(value, ensure_ascii=not is_utf8)
-    with _printing():
-        sys.stdout.write(_UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
+    sys.stdout.write(_UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def print_parts(parts: Iterable[RenderableType]) -> None:
     """Results on stdout, as rich lays them out."""
     shown = console()
     for part in parts:
-        with _printing():
-            shown.print(part)
-
-
-def flush() -> None:
-    """Hand over what is printed."""
-    with _printing():
-        sys.stdout.flush()
+        shown.print(part)
 
 
 def stop_printing() -> None:
@@ -92,14 +86,29 @@ def stop_printing() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def leave_at_once(line: str, code: int) -> NoReturn:
+    """End the process with a line on stderr, from wherever it stands, be it in the middle of a print."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    shown = f"spri: {line}\n"
+    with contextlib.suppress(OSError):
+        if os.isatty(2):
+            shown = f"\x1b[?25h\n{shown}"  # a progress bar hides the cursor
+        os.write(2, shown.encode())
+    os._exit(code)
+
+
 @contextlib.contextmanager
-def _printing() -> Iterator[None]:
-    """Say in one line that there is no room for the output."""
+def printing() -> Iterator[None]:
+    """Say in one line that what is printed in the block finds no room.
+
+    Raises:
+        PrerequisiteError: stdout is full or broken.
+    """
     try:
         yield
-    except BrokenPipeError:
-        raise
     except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF) or error.filename is not None:
+            raise
         stop_printing()
         raise PrerequisiteError(
             f"the output cannot be written: {error.strerror}; what was run before is kept"
@@ -156,6 +165,17 @@ def show_log_lines(verbose: bool) -> None:
     ours.addHandler(_LogLines())
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):  # these bring handlers of their own
         logging.getLogger(name).disabled = True
+    warnings.simplefilter(
+        "ignore"
+    )  # of others too: coroutines that LiteLLM leaves behind when it is interrupted
+
+
+def silence_dspy() -> None:
+    """Keep DSPy's log lines off the screen, where ours are shown; it sets up its own when it is imported."""
+    if any(isinstance(handler, _LogLines) for handler in logging.getLogger("spri_dspy").handlers):
+        import dspy
+
+        dspy.disable_logging()
 
 
 class _LogLines(logging.Handler):

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from spri_dspy import progress
 from spri_dspy.commands import run as run_command
 from spri_dspy.records import Record, Round, Usage, Verdict
 from spri_dspy.runs import RunDir
-from tests.command import assert_refused, files, process, spri, write
+from tests.command import MAIN, assert_refused, files, process, spri, write
 from tests.servers.openai_mock import MockConfig
 
 POST = "My sister has not answered my letters since March."
@@ -348,7 +350,9 @@ def test_show_as_json_is_the_record():
     assert Record.from_json(json.loads(spri("show", "r", "a", "--json")[1])) == make_record()
 
 
-HOSTILE = "[bold]no markup[/] [/wrong] :smile: \x1b]0;title\x07\x1b[31mred half \ud800 a tab\there"
+HOSTILE = "[bold]no markup[/] [/wrong] :smile: \x1b]0;title\x07\x1b[31mred \x9b32m \u202eturn\u2066 \ud800 a tab\there"
+NAMED = HOSTILE.replace("\ud800", "\udc9b")  # as a byte that is no UTF-8 comes in from a command line
+COMMANDING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def test_text_that_would_command_the_terminal_is_shown_and_not_obeyed():
@@ -364,7 +368,71 @@ def test_text_that_would_command_the_terminal_is_shown_and_not_obeyed():
         code, out, err = spri(*command)
         assert (code, err) == (0, "")
         assert out.count("[bold]no markup[/] [/wrong] :smile:") == 3 and "[/x] · [red]" in out
-        assert "\x1b" not in out and "\x07" not in out
+        assert not COMMANDING.search(out)
+
+
+def hostile_record(number):
+    """A record whose every text, field name included, holds what would command a terminal."""
+    failed = {"error": f"LMServerError: {HOSTILE}", "outputs": {}, "trace": ()} if number == 2 else {}
+    return make_record(
+        id=f"{number} {HOSTILE}",
+        group=HOSTILE,
+        inputs={HOSTILE: HOSTILE},
+        stop_reasons={HOSTILE: HOSTILE, "response": "[/x]"},
+        usage={HOSTILE: Usage(1, 1, 1, 1)},
+        labels={"human_score": number},
+        **{
+            "outputs": {HOSTILE: HOSTILE, "response": {"score": number, "feedback": HOSTILE}},
+            "trace": (Round(HOSTILE, HOSTILE, Verdict(HOSTILE, 5)),),
+            **failed,
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["show", "RUN"],
+        ["show", "RUN", f"2 {HOSTILE}"],
+        ["show", "RUN", NAMED],
+        ["show", "RUN", "--json"],
+        ["show", f"no{NAMED}such"],
+        ["judge", "RUN"],
+        ["judge", "RUN", "--json"],
+        ["judge", "RUN", "--judge", NAMED],
+        ["judge", "RUN", "--judge", "generic", "--lm", "judge=offline"],
+        ["export", "RUN", "--format", "rubrics"],
+        ["export", "RUN", "--format", NAMED],
+        ["ls", "."],
+        ["ls", ".", "--json"],
+        ["ls", NAMED],
+        ["run", NAMED],
+        ["run", "reappraisal", "--data", NAMED],
+        ["run", "reappraisal", "--system", f"{NAMED}.py:x"],
+        ["run", "reappraisal", "--lm", f"base=openai/{NAMED}"],
+        ["run", "reappraisal", "--run", "RUN"],
+        ["doctor", "--lm", f"base=openai/x?api_base=http://{NAMED}"],
+    ],
+    ids=lambda command: " ".join(map(ascii, command))[:60],
+)
+def test_no_command_lets_text_of_others_reach_the_terminal_as_commands(command):
+    run = "r \x1b[31m\u202e"
+    lms = {"base": f"openai/{HOSTILE}", "judge": HOSTILE}
+    manifest = {
+        "task": "rubrics",
+        "system": HOSTILE,
+        "lms": lms,
+        "models": lms,
+        "settings": {HOSTILE: HOSTILE},
+    }
+    with RunDir.create(run, json.loads(json.dumps(manifest).replace("\\ud800", "?"))) as directory:
+        for number in (1, 2, 3, 4):
+            directory.append(hostile_record(number))
+    code, out, err = spri(*(run if word == "RUN" else word for word in command))
+    assert code in (0, 1, 2, 3) and "Traceback" not in err
+    assert not COMMANDING.search(out + err)
+    if "--json" in command:
+        assert json.loads(out)
 
 
 def test_hostile_text_is_printed_as_json_by_a_process_of_any_encoding():
@@ -386,6 +454,36 @@ def test_reader_that_goes_away_makes_no_noise():
         done = process(*command, writer, code=code, pass_fds=[writer])
         os.close(writer)
         assert done.stderr == b""
+
+
+def test_closed_stdout_loses_no_run_and_is_said():
+    closed = "import os, sys; os.close(1); os.execv(sys.executable, [sys.executable, '-c', *sys.argv[1:]])"
+    done = process(MAIN, "run", "reappraisal", "--limit", 2, "--run", "r", code=closed)
+    assert done.returncode == 0, done.stderr
+    assert (
+        b"Traceback" not in done.stderr
+        and b"stdout is closed, so the results were not printed" in done.stderr
+    )
+    assert len(RunDir.read("r").finished()) == 2
+    with open("r/records.jsonl", encoding="utf-8") as lines:
+        assert [json.loads(line)["id"] for line in lines] == [
+            record.id for record in RunDir.read("r").records()
+        ]
+
+
+@pytest.mark.parametrize(
+    "command", [["show", "r"], ["show", "r", "--json"], ["judge", "r"], ["doctor"], ["--help"]]
+)
+def test_full_stdout_is_one_line(command):
+    write_run(make_record(outputs={"response": {"score": 3, "feedback": POST * 300}}))
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", MAIN, *command], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    said = "spri: the output cannot be written: No space left on device; what was run before is kept"
+    assert done.returncode == 3
+    assert done.stderr.decode().splitlines()[-1] == said
+    assert b"Traceback" not in done.stderr and done.stderr.count(b"\n") == 1 + (command == ["doctor"])
 
 
 # The doctor

@@ -125,6 +125,25 @@ def test_interrupt_exits_130_in_one_line_and_can_be_resumed(tmp_path, posts, sig
         assert_whole(run, printed, 6)
 
 
+@pytest.mark.parametrize("route", ["native", "litellm"])
+@pytest.mark.parametrize("gap_seconds", [0.0, 0.02])
+def test_ctrl_c_twice_is_one_line_and_exit_130(tmp_path, posts, route, gap_seconds):
+    """A second one met Python's exit, LiteLLM's, or the middle of a cancelled loop: signal -2, tracebacks, a hang."""
+    data, run = posts(12), tmp_path / "run"
+    with mock_process(MockConfig(latency_seconds=0.05)) as mock:
+        arguments = [part.replace("/v1", f"/v1&route={route}") for part in command(mock, data, run)]
+        with start(arguments) as process:
+            assert wait_for_lines(process, run, 1), process.stderr.read()
+            process.send_signal(signal.SIGINT)
+            time.sleep(gap_seconds)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=PATIENCE_SECONDS)
+        assert process.returncode == 130
+        assert said == "spri: interrupted; the same command goes on where it stopped\n"
+        printed, _ = finish(arguments)
+        assert_whole(run, printed, 12)
+
+
 def test_second_process_on_the_same_run_is_refused_and_does_no_harm(tmp_path, posts):
     data, run = posts(6), tmp_path / "run"
     with mock_process(MockConfig(latency_seconds=0.03)) as mock, start(command(mock, data, run)) as first:
