@@ -14,8 +14,8 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,12 @@ from spri_dspy.errors import (
 )
 from spri_dspy.event_loop import run_to_end
 from spri_dspy.evidence import Evidence, collect
-from spri_dspy.lms.budget import Budget
+from spri_dspy.lms.budget import Budget, price_of
 from spri_dspy.lms.cache import CallCache, take_over_shards
 from spri_dspy.lms.client import Retry, Scope, failure_kind, use_scope
 from spri_dspy.lms.concurrency import TURN, Limiter, Turn
 from spri_dspy.program import fingerprint, models_of, settings_of
+from spri_dspy.progress import Progress
 from spri_dspy.records import Record, Usage
 from spri_dspy.redaction import error_line
 from spri_dspy.runs import CACHE, CallLog, RunDir
@@ -84,7 +85,9 @@ def run_bulk(
     deadline: float | None = None,
     cache_folder: Path | None = None,
     keep_calls: bool = False,
+    progress: bool = False,
     on_record: Callable[[Record], None] | None = None,
+    on_call: Callable[[dict[str, Any]], None] | None = None,
 ) -> Summary:
     """Run a program over examples into a run directory. Works inside a notebook's event loop too.
 
@@ -103,7 +106,9 @@ def run_bulk(
         deadline: seconds after which an example is given up, None for never; waiting for a place does not count.
         cache_folder: where finished calls are kept, the run's own by default; runs that share one share calls.
         keep_calls: keep prompt and answer of every call in RUN/calls.jsonl; of LMs that `load_lm` made.
+        progress: show on stderr how far it is, with calls per second, tokens, dollars and failures.
         on_record: called with each new record, after it is written.
+        on_call: called with every call when it ended, cached ones included, as calls.jsonl has them.
 
     Raises:
         RunMismatchError: the path holds a run of another program, with other LMs, or of other inputs.
@@ -112,30 +117,36 @@ def run_bulk(
         PrerequisiteError: a failure that every example would meet; finished examples are kept.
     """
 
-    async def into(directory: RunDir, given: Iterable[Any]) -> Summary:
-        return await arun_bulk(
-            program,
-            given,
-            directory,
-            concurrency=concurrency,
-            retry=retry,
-            retry_errors=retry_errors,
-            budget=budget,
-            deadline=deadline,
-            cache_folder=cache_folder,
-            keep_calls=keep_calls,
-            on_record=on_record,
-        )
+    def into(directory: RunDir, given: Iterable[Any]) -> Summary:
+        finished = len(directory.finished(retry_errors=retry_errors))
+        total = len(examples) if isinstance(examples, Sized) else None
+        bar = Progress(total, done=finished, prices=_prices(program)) if progress else None
+        with bar or nullcontext():
+            running = arun_bulk(
+                program,
+                given,
+                directory,
+                concurrency=concurrency,
+                retry=retry,
+                retry_errors=retry_errors,
+                budget=budget,
+                deadline=deadline,
+                cache_folder=cache_folder,
+                keep_calls=keep_calls,
+                on_record=bar.telling(on_record) if bar else on_record,
+                on_call=on_call,
+            )
+            return run_to_end(running)
 
     if isinstance(run, RunDir):
-        return run_to_end(into(run, examples))
+        return into(run, examples)
     made = {
         "program": fingerprint(program),
         "settings": settings_of(program),
         "models": models_of(program),
     }
     with RunDir.create(run, made) as directory:
-        return run_to_end(into(directory, _same_inputs(examples_for(program, examples), directory)))
+        return into(directory, _same_inputs(examples_for(program, examples), directory))
 
 
 async def arun_bulk(
@@ -151,6 +162,7 @@ async def arun_bulk(
     cache_folder: Path | None = None,
     keep_calls: bool = False,
     on_record: Callable[[Record], None] | None = None,
+    on_call: Callable[[dict[str, Any]], None] | None = None,
 ) -> Summary:
     """Run a program over examples into a run directory that is open; everything else as for `run_bulk`."""
     limiter = Limiter(concurrency)
@@ -171,7 +183,10 @@ async def arun_bulk(
         if budget is not None and cache_folder is None:
             budget.resume(cache.spent(), _lms(program))
         calls = stack.enter_context(closing(CallLog(run.path))) if keep_calls else None
-        scope = Scope(cache=cache, slots=limiter, retry=retry or Retry(), budget=budget, on_call=calls)
+        told = [each for each in (calls, on_call) if each is not None]
+        scope = Scope(
+            cache=cache, slots=limiter, retry=retry or Retry(), budget=budget, on_call=_all_of(told)
+        )
         try:
             with use_scope(scope), dspy.context(disable_history=True, trace=None):
                 async with asyncio.TaskGroup() as group:
@@ -364,6 +379,27 @@ def examples_for(program: Any, rows: Iterable[Any]) -> Iterator[Example]:
         must = list(predictors[0].signature.input_fields) if predictors else []
     optional, defaults = getattr(program, "optional", ()), getattr(program, "defaults", {})
     return as_examples(rows, must, optional=optional, defaults=defaults)
+
+
+def _all_of(told: Sequence[Callable[[dict[str, Any]], None]]) -> Callable[[dict[str, Any]], None] | None:
+    """One function that calls them all; None where there is none, so that nothing is put together for nobody."""
+    if len(told) < 2:
+        return next(iter(told), None)
+
+    def tell(call: dict[str, Any]) -> None:
+        for each in told:
+            each(call)
+
+    return tell
+
+
+def _prices(program: Any) -> dict[str, tuple[float, float]]:
+    """Dollars a token in and out by role, where they are known."""
+    prices: dict[str, tuple[float, float]] = {}
+    for predictor in _predictors(program):
+        with suppress(UsageError):
+            prices[getattr(predictor, "role", "base")] = price_of(predictor.lm)
+    return prices
 
 
 def _predictors(program: Any) -> list[Any]:

@@ -121,6 +121,7 @@ def run(
     dry_run: options.DryRun = False,
     fresh: options.Fresh = False,
     retry_errors: options.RetryErrors = False,
+    keep_calls: options.KeepCalls = False,
 ) -> None:
     """Run SPRI, or another system, on the examples of a task. The same command again goes on where it stopped."""
     from spri_dspy.commands import run as command
@@ -153,6 +154,7 @@ def run(
     how = Execution(
         concurrency=concurrency,
         retry_errors=retry_errors,
+        keep_calls=keep_calls,
         budget=budget_of(max_calls, max_tokens, max_usd),
         deadline=deadline,
         executor=executor,
@@ -162,7 +164,7 @@ def run(
     if dry_run:
         return _print_forecast(plan.forecast(), json_out)
     with plan.open(run_dir, fresh=fresh) as directory:
-        ended = execute_watched(plan, directory, how)
+        ended = execute_watched(plan, directory, how, by_call=text is not None)
     if json_out:
         for record in plan.records(directory):
             print_json(record.to_json())
@@ -204,6 +206,7 @@ def judge(
     dry_run: options.DryRun = False,
     fresh: options.Fresh = False,
     retry_errors: options.RetryErrors = False,
+    keep_calls: options.KeepCalls = False,
 ) -> None:
     """Judge the answers of a run with an LM, and say what the numbers come to. The same command again resumes."""
     from spri_dspy.commands import judge as command
@@ -222,6 +225,7 @@ def judge(
     how = Execution(
         concurrency=concurrency,
         retry_errors=retry_errors,
+        keep_calls=keep_calls,
         budget=budget_of(max_calls, max_tokens, max_usd),
     )
     own = command.own_scores(request)
@@ -290,12 +294,31 @@ def tune(
     say(*plan.notes, *(f"next: {each}" for each in plan.next_commands()))
 
 
+@app.command("ls")
+def list_runs(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where runs lie.")] = Path("runs"),
+    json_out: options.Json = False,
+) -> None:
+    """List the runs in a folder, newest first: what each is, how far it is, which LMs answered."""
+    from spri_dspy.report import listing
+
+    found, damaged = listing.runs_in(folder)
+    if json_out:
+        print_json([each.to_json() for each in found])
+    elif found:
+        print_parts(listing.table(found))
+    say(*damaged, *([] if found else [f"there is no run in {folder}"]))
+
+
 @app.command()
 def show(
     run_dir: options.Run,
     example_id: Annotated[
         str | None, typer.Argument(metavar="ID", help="Default: one that was refined.")
     ] = None,
+    calls: Annotated[
+        bool, typer.Option("--calls", help="Its LM calls, prompt and answer, of a run with --keep-calls.")
+    ] = False,
     json_out: options.Json = False,
 ) -> None:
     """Show one example as it went: draft, verdict, refinement, verdict ..., response. Of a tuning: what it changed."""
@@ -303,6 +326,12 @@ def show(
     from spri_dspy.runs import RunDir
 
     directory = RunDir.read(run_dir)
+    if calls:
+        from spri_dspy.report.calls import kept_calls, shown
+
+        for call in kept_calls(directory, example_id):
+            print_json(call) if json_out else print_parts(shown(call))
+        return
     if directory.manifest.get("kind") == tuning.KIND:
         report = tuning.read(directory)
         return (

@@ -42,6 +42,9 @@ AllowLeak = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take; do nothing.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Throw away what is there, and start anew.")]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Run failed examples once more.")]
+KeepCalls = Annotated[
+    bool, typer.Option("--keep-calls", help="Keep prompt and answer of every call, for spri show --calls.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable results on stdout.")]
 
 _FORMS = {

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +35,7 @@ class Totals:
         usd: dollars of the same, None once a call had no known price.
         stop_reasons: how often each stage ended in which way, such as "response accepted".
         failures: how often each kind of error, such as "UnreadableAnswer".
-        flags: how often each flag of a record, such as "truncated:response".
+        flags: how many records have each flag, such as "truncated:refine_response".
         seconds: since the first was waited for.
     """
 
@@ -58,7 +58,7 @@ class Totals:
         """Count a record."""
         self.examples += 1
         self.stop_reasons.update(f"{stage} {reason}" for stage, reason in record.stop_reasons.items())
-        self.flags.update(getattr(record, "flags", ()))
+        self.flags.update(record.flags)
         if record.error is not None:
             self.failed += 1
             self.failures[record.error.partition(":")[0]] += 1
@@ -89,7 +89,7 @@ class Totals:
         if self.failures:
             yield "failed: " + counted(self.failures)
         if self.flags:
-            yield "flagged answers: " + counted(self.flags)
+            yield "look at these answers: " + counted({flagged(flag): n for flag, n in self.flags.items()})
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON types."""
@@ -162,6 +162,28 @@ class Progress:
             text = f"{self._phase}{self._done:,}{of} {self._what}; {self.totals.spent()}{failed}"
             say(text, stream=self._stream)  # what stands in for stderr meanwhile catches the talk of others
 
+    def telling(self, also: Callable[[Record], None] | None) -> Callable[[Record], None]:
+        """A function for `on_record` that counts a record, and passes it on."""
+
+        def tell(record: Record) -> None:
+            self.add(record)
+            if also is not None:
+                also(record)
+
+        return tell
+
+    @staticmethod
+    def tell_call(call: Mapping[str, Any]) -> None:
+        """Say that a call ended, for work so small that every call is news; for `on_call`."""
+        usage, again = call["usage"], f", sample {call['attempt'] + 1}" if call["attempt"] else ""
+        took = (
+            "from the cache"
+            if call["cached"]
+            else f"{usage['output_tokens']:,} tokens, {call['seconds']:.1f} s"
+        )
+        ended = {"length": ", cut off at max_tokens"}.get(call["finish_reason"], "")
+        say(f"{call['stage'] or 'a call'}{again}: {call['error'] or took}{ended}")
+
 
 def _bar() -> Any:
     """A bar of rich's: how many, how long to go, what was spent. Text may give way where the terminal is narrow."""
@@ -177,6 +199,15 @@ def _bar() -> Any:
         console=console(stderr=True),
         expand=True,
     )
+
+
+_FLAGS = {"truncated": "cut off at max_tokens", "degenerate": "repeating to the end"}
+
+
+def flagged(flag: str) -> str:
+    """A record's flag in words: "cut off at max_tokens (refine_response)"."""
+    kind, _, stage = flag.partition(":")
+    return f"{_FLAGS.get(kind, kind)} ({stage})"
 
 
 def counted(counts: Mapping[str, int]) -> str:

@@ -38,11 +38,12 @@ class Ending:
             yield f"{self.failed:,} failed; the same command with --retry-errors tries these once more"
 
 
-def execute_watched(plan: Any, directory: RunDir, how: Execution) -> Ending:
-    """Execute a run's or a judge's plan, with its progress on stderr."""
+def execute_watched(plan: Any, directory: RunDir, how: Execution, *, by_call: bool = False) -> Ending:
+    """Execute a run's or a judge's plan, with its progress on stderr; of small work, a line a call."""
     finished = directory.finished(retry_errors=how.retry_errors)
     with Progress(plan.total, done=min(len(finished), plan.total), prices=plan.prices) as progress:
-        summary = plan.execute(directory, how, on_record=progress.add)
+        told = progress.tell_call if by_call else None
+        summary = plan.execute(directory, how, on_record=progress.add, on_call=told)
     failed = len(directory.finished() - directory.finished(retry_errors=True))
     return Ending(summary, progress.totals, failed)
 

@@ -21,6 +21,7 @@ class Execution:
     Attributes:
         concurrency: LM calls in flight at most, per LM.
         retry_errors: run examples that failed before once more.
+        keep_calls: keep prompt and answer of every call, in calls.jsonl.
         budget: what may be spent, None for no limit; plans that are executed with one budget share it.
         deadline: seconds of its own after which an example is given up; None for never.
         executor: "local", "ray" (on this machine) or "ray:ADDRESS" (a running cluster).
@@ -29,6 +30,7 @@ class Execution:
 
     concurrency: int = 16
     retry_errors: bool = False
+    keep_calls: bool = False
     budget: Budget | None = None
     deadline: float | None = None
     executor: str = "local"
@@ -74,6 +76,7 @@ class Execution:
         directory: RunDir,
         *,
         on_record: Callable[[Record], None] | None = None,
+        on_call: Callable[[dict[str, Any]], None] | None = None,
         make_program: Callable[[], Any] | None = None,
     ) -> Summary:
         """Run a program over examples; finished ones are skipped.
@@ -83,6 +86,7 @@ class Execution:
             examples: read lazily.
             directory: open for writing.
             on_record: called with each new record, after it is written.
+            on_call: called with every call when it ended; on this machine only.
             make_program: makes the program anew, for workers on other machines; needed for Ray.
 
         Raises:
@@ -91,11 +95,12 @@ class Execution:
         settings: dict[str, Any] = {
             "concurrency": self.concurrency,
             "retry_errors": self.retry_errors,
+            "keep_calls": self.keep_calls,
             "on_record": on_record,
         }
         if self.executor == "local":
-            limits = {"budget": self.budget, "deadline": self.deadline}
-            return run_bulk(program, examples, directory, **settings, **limits)
+            settings |= {"budget": self.budget, "deadline": self.deadline, "on_call": on_call}
+            return run_bulk(program, examples, directory, **settings)
         from spri_dspy.ray_executor import run_on_ray
 
         if make_program is None:

@@ -146,9 +146,11 @@ class JudgePlan:
         how: Execution | None = None,
         *,
         on_record: Callable[[Record], None] | None = None,
+        on_call: Callable[[dict[str, Any]], None] | None = None,
     ) -> Summary:
         """Judge what is not judged yet in a directory from `open`; see `Execution.run`."""
-        return (how or Execution()).run(self.judge, self.source(), directory, on_record=on_record)
+        how = how or Execution()
+        return how.run(self.judge, self.source(), directory, on_record=on_record, on_call=on_call)
 
     def about(self, directory: RunDir) -> dict[str, Any]:
         """What the numbers in a judged run are, as plain JSON types."""

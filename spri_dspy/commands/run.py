@@ -157,11 +157,13 @@ class RunPlan:
         how: Execution | None = None,
         *,
         on_record: Callable[[Record], None] | None = None,
+        on_call: Callable[[dict[str, Any]], None] | None = None,
     ) -> Summary:
         """Run what is not finished yet in a directory from `open`; see `Execution.run`."""
         make = partial(make_program, self.request)
         how = how or Execution()
-        return how.run(self.program, self.source(), directory, on_record=on_record, make_program=make)
+        told = {"on_record": on_record, "on_call": on_call}
+        return how.run(self.program, self.source(), directory, make_program=make, **told)
 
     def records(self, directory: RunDir) -> Iterator[Record]:
         """The finished records of what is asked, in the order of the input where they are few enough to sort."""
@@ -174,8 +176,11 @@ class RunPlan:
 
     def next_commands(self, directory: RunDir) -> list[str]:
         """What to do with the run next, a command each."""
-        is_paid = self.specs["base"].prefix != "offline" and not has_judgements(directory)
-        judge = f"spri judge {shlex.quote(str(directory.path))}" + " --lm judge=PROVIDER/MODEL" * is_paid
+        judge = f"spri judge {shlex.quote(str(directory.path))}"
+        if "judge" in self.specs:
+            judge += " --lm " + shlex.quote(f"judge={self.specs['judge']}")
+        elif self.specs["base"].prefix != "offline" and not has_judgements(directory):
+            judge += " --lm judge=PROVIDER/MODEL"
         return [*show_command(directory), judge]
 
 

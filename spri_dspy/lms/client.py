@@ -286,7 +286,13 @@ class ScopedLM(dspy.LM):
             error = failed
             raise
         finally:
-            took = (call.input_tokens - before[0], call.output_tokens - before[1])
+            took, seconds = (
+                (call.input_tokens - before[0], call.output_tokens - before[1]),
+                time.monotonic() - begun,
+            )
+            if logger.isEnabledFor(logging.DEBUG):
+                how = "from the cache" if stored else f"{took[0]} tokens in, {took[1]} out, {seconds:.2f} s"
+                logger.debug("%s: %s: %s", call, self._name, error_line(error) if error else how)
             if scope.on_call is not None and (call.answer is not None or error is not None):
                 scope.on_call(
                     {
@@ -299,7 +305,7 @@ class ScopedLM(dspy.LM):
                         "answer": call.answer,
                         "finish_reason": call.finish_reason,
                         "usage": {"input_tokens": took[0], "output_tokens": took[1]},
-                        "seconds": round(time.monotonic() - begun, 3),
+                        "seconds": round(seconds, 3),
                         "cached": stored,
                         "error": error_line(error) if error else None,
                     }

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from spri_dspy.errors import DataError
+from spri_dspy.progress import flagged
 from spri_dspy.records import Record, Round, Verdict
 from spri_dspy.runs import RunDir
 from spri_dspy.screen import printable
@@ -50,23 +51,40 @@ def trace(record: Record) -> Iterator[RenderableType]:
     """One example as it went: inputs, then draft, verdict, refinement, verdict ... for each stage, then the end."""
     yield _title(record)
     for name, value in record.inputs.items():
-        yield _block(name, str(value), "cyan")
-    if record.error:
-        yield _block("error", record.error, "red")
+        yield block(name, str(value), "cyan")
     previous: Round | None = None
     for step in record.trace:
         if previous is None or previous.stage != step.stage:
-            yield _block(f"{step.stage}: draft", step.candidate, "green")
+            yield block(f"{step.stage}: draft", step.candidate, "green")
         elif step.candidate != previous.candidate:
-            yield _block(f"{step.stage}: refined", step.candidate, "green")
+            yield block(f"{step.stage}: refined", step.candidate, "green")
         if step.verdict is not None:
             yield _verdict(step.verdict, step.attempt)
         previous = step
     for name, value in _kept(record):
-        yield _block(f"{name}: kept", value, "green")
+        yield block(f"{name}: kept", value, "green")
     for stage, reason in record.stop_reasons.items():
-        yield _text((stage, "bold"), f" ended: {reason}")
-    yield _text((_usage(record), "dim"))
+        yield as_text((stage, "bold"), f" ended: {reason}")
+    if record.error:
+        yield from _failure(record)
+    for flag in record.flags:
+        yield as_text(("an answer is ", "yellow"), (flagged(flag), "bold yellow"))
+    yield as_text((_usage(record), "dim"))
+
+
+def _failure(record: Record) -> Iterator[RenderableType]:
+    """Why an example failed: the error, where, the answer that could not be read, and what the error came from."""
+    yield block("error", record.error or "", "red")
+    failure = record.failure
+    if failure is None:
+        return
+    if failure.stage:
+        again = f", sample {failure.attempt + 1}" if failure.attempt else ""
+        yield as_text(("failed at ", "red"), (f"{failure.stage}{again}", "bold red"))
+    if failure.answer:
+        yield block("answer as it came", failure.answer, "red")
+    for cause in failure.chain[1:]:
+        yield as_text((f"from {cause}", "dim"))
 
 
 def _kept(record: Record) -> Iterator[tuple[str, str]]:
@@ -89,22 +107,25 @@ def _shown(value: Any) -> str:
 def _verdict(verdict: Verdict, attempt: int) -> RenderableType:
     score = "no readable score" if verdict.score is None else f"score {verdict.score}"
     again = f", asked again ({attempt})" if attempt else ""
-    return _block(f"critic: {score}{again}", verdict.feedback, "yellow")
+    return block(f"critic: {score}{again}", verdict.feedback, "yellow")
 
 
 def _title(record: Record) -> RenderableType:
     from rich.rule import Rule
 
-    return Rule(_text((record.id, "bold"), f" · {record.group}" if record.group else ""))
+    return Rule(as_text((record.id, "bold"), f" · {record.group}" if record.group else ""))
 
 
-def _block(title: str, text: str, colour: str) -> RenderableType:
+def block(title: str, text: str, colour: str) -> RenderableType:
+    """Text in a frame, as it is."""
     from rich.panel import Panel
 
-    return Panel(_text(text), title=_text((title, f"bold {colour}")), title_align="left", border_style=colour)
+    return Panel(
+        as_text(text), title=as_text((title, f"bold {colour}")), title_align="left", border_style=colour
+    )
 
 
-def _text(*parts: str | tuple[str, str]) -> Text:
+def as_text(*parts: str | tuple[str, str]) -> Text:
     """Text of others, as it is: parts, or (part, style)."""
     from rich.text import Text
 
@@ -126,11 +147,11 @@ def answers(records: Iterable[Record]) -> Iterator[RenderableType]:
     for record in records:
         yield _title(record)
         for name, value in record.inputs.items():
-            yield _block(name, str(value), "cyan")
+            yield block(name, str(value), "cyan")
         for name, value in record.outputs.items():
             if isinstance(value, str):
-                yield _block(name, value, "green")
-        yield _block("error", record.error, "red") if record.error else _text((_ends(record), "dim"))
+                yield block(name, value, "green")
+        yield block("error", record.error, "red") if record.error else as_text((_ends(record), "dim"))
 
 
 def glance(records: Iterable[Record]) -> Iterator[RenderableType]:
@@ -144,9 +165,9 @@ def glance(records: Iterable[Record]) -> Iterator[RenderableType]:
             shown.append(record)
     yield _table(shown)
     if total > _SHOWN:
-        yield _text((f"... and {total - _SHOWN:,} more", "dim"))
+        yield as_text((f"... and {total - _SHOWN:,} more", "dim"))
     counts = ", ".join(f"{n} {end}" for end, n in sorted(ends.items()))
-    yield _text(f"{total - failed} done, {failed} failed" + (f": {counts}" if counts else ""))
+    yield as_text(f"{total - failed} done, {failed} failed" + (f": {counts}" if counts else ""))
 
 
 def _table(records: list[Record]) -> RenderableType:
@@ -155,16 +176,18 @@ def _table(records: list[Record]) -> RenderableType:
 
     stages = list(dict.fromkeys(stage for record in records for stage in record.stop_reasons))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("id", "group", *stages):
-        table.add_column(_text(name), no_wrap=True, max_width=_WIDEST)
+    has_groups = any(record.group for record in records)
+    for name in ("id", *(("group",) if has_groups else ()), *stages):
+        table.add_column(as_text(name), no_wrap=True, max_width=_WIDEST)
     table.add_column("answer")
     for record in records:
         answer = record.error or str(
             _shown(record.outputs.get("response") or next(iter(record.outputs.values()), ""))
         )
-        cells = [record.id, record.group or "", *(_end(record, stage) for stage in stages)]
+        group = [record.group or ""] if has_groups else []
+        cells = [record.id, *group, *(_end(record, stage) for stage in stages)]
         row = [*cells, " ".join(answer.split())[:_LONGEST]]
-        shown = [_text(cell) for cell in row]
+        shown = [as_text(cell) for cell in row]
         for cell in shown:
             cell.no_wrap, cell.overflow = True, "ellipsis"
         table.add_row(*shown, style="red" if record.error else None)
