@@ -96,6 +96,8 @@ class RunDir:
             DataError: there is no run, or a newer version wrote it.
         """
         folder = Path(path)
+        for name in (MANIFEST, RECORDS):
+            _refuse_irregular(folder / name)
         if not (folder / MANIFEST).is_file():
             raise DataError(f"{folder} is no run directory: it has no {MANIFEST}")
         try:
@@ -114,6 +116,8 @@ class RunDir:
         return cls(folder, manifest)
 
     def _begin(self, manifest: dict[str, Any], fresh: bool) -> None:
+        for name in (MANIFEST, RECORDS):
+            _refuse_irregular(self.path / name)
         if fresh:
             self._clear()
         if (self.path / MANIFEST).exists():
@@ -225,6 +229,7 @@ class RunDir:
     def _lines(self) -> Iterator[tuple[int, Record | None]]:
         """Each line's number, from 1, and its record, None if it cannot be read."""
         path = self.path / RECORDS
+        _refuse_irregular(path)
         if not path.exists():
             return
         with path.open("rb") as lines:
@@ -328,8 +333,31 @@ def _record(line: bytes) -> Record | None:
         record = Record.from_json(_loads(line))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # what a broken line may raise
         return None
-    shapes: list[tuple[Any, type]] = [(record.id, str), (record.inputs, dict), (record.outputs, dict)]
-    return record if all(isinstance(value, shape) for value, shape in shapes) else None
+    return record if all(isinstance(getattr(record, name), kind) for name, kind in _SHAPES.items()) else None
+
+
+_SHAPES: dict[str, Any] = {
+    "id": str,
+    "inputs": dict,
+    "outputs": dict,
+    "stop_reasons": dict,
+    "labels": dict,
+    "seconds": int | float,
+    "group": str | None,
+    "cluster": str | None,
+    "error": str | None,
+}
+"""What a record's fields are, whoever wrote the line."""
+
+
+def _refuse_irregular(path: Path) -> None:
+    """Refuse what is there and is no regular file: reading a pipe would never end.
+
+    Raises:
+        DataError: it is a folder, a pipe, or a link to nothing.
+    """
+    if os.path.lexists(path) and not path.is_file():
+        raise DataError(f"{path} is not a regular file; remove it, or name another run directory")
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -1,8 +1,10 @@
 """Run directories: what is written can be read back, whatever cut the writing off, and nothing else is touched."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -304,7 +306,7 @@ def test_directory_in_place_of_the_records_is_refused_and_the_lock_freed(tmp_pat
     write_run(tmp_path / "run").unlink()
     (tmp_path / "run/records.jsonl").mkdir()
     for _ in range(2):
-        with pytest.raises(UsageError, match="cannot be written: Is a directory"):
+        with pytest.raises(UsageError, match="is not a regular file"):
             RunDir.create(tmp_path / "run", ASKED)
 
 
@@ -391,3 +393,32 @@ def test_file_fingerprint_is_of_the_bytes(tmp_path):
         == file_fingerprint(tmp_path / "b")
         != file_fingerprint(tmp_path / "c")
     )
+
+
+# Files that are none, and fields of other kinds
+
+
+@pytest.mark.parametrize("name", ["records.jsonl", "manifest.json"])
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("nowhere")])
+def test_what_is_no_regular_file_is_refused_in_one_line(tmp_path, name, make):
+    write_run(tmp_path / "run", make_record("a"))
+    (tmp_path / "run" / name).unlink()
+    make(tmp_path / "run" / name)
+    with pytest.raises(DataError, match="is not a regular file"):
+        RunDir.read(tmp_path / "run")
+    with pytest.raises(DataError, match="is not a regular file"):
+        RunDir.create(tmp_path / "run", {"task": "t"})
+
+
+@pytest.mark.parametrize(
+    "field", ["id", "inputs", "outputs", "stop_reasons", "labels", "seconds", "group", "error"]
+)
+@pytest.mark.parametrize("value", [[], [3], {"a": 1}, "x", 3, None], ids=repr)
+def test_a_record_whose_fields_are_of_other_kinds_counts_as_not_finished(tmp_path, field, value):
+    file = write_run(tmp_path / "run", make_record("a"))
+    line = json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps(line | {field: value}) + "\n", "utf-8")
+    for record in RunDir.read(tmp_path / "run").records():
+        assert isinstance(record.stop_reasons, dict) and isinstance(record.labels, dict)
+        assert record.error is None or isinstance(record.error, str)
+        assert record.group is None or isinstance(record.group, str)
