@@ -4,56 +4,23 @@
     json        one JSON object; with a schema where the LM can be held to one
     result_tag  plain sections; critics answer with feedback and `[RESULT] n` (Prometheus-2)
 
-All three read answers with the same leniency: a model that forgets the frame around a single text answer is
-still understood, and a critic's score is found wherever it was written (`reading.read_score`). A scale with
-no readable number is None, which the program handles; a type with a `from_text` reads its own text; a missing
-text is an AdapterParseError, which `RolePredict` answers by asking again. No style makes a second call behind
-the caller's back.
+All three read answers with the same leniency, see `answers`. No style makes a second call behind the caller's back.
 
 DSPy 3.5 changes what `format` returns: everything that depends on it is in this file.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import dspy
-from dspy.adapters.utils import format_field_value, parse_value
-from dspy.utils.exceptions import AdapterParseError
+from dspy.adapters.utils import format_field_value
 
+from spri_dspy.answers import is_verdict, read_answer, scale_of, verdict_fields
 from spri_dspy.errors import UnknownNameError
-from spri_dspy.parsing import (
-    LONGEST_REPAIR,
-    read_objects,
-    read_score,
-    read_score_as_published,
-    refuse_runaway,
-)
 from spri_dspy.prompt_fencing import NOTICE, fence, neutral
-
-# Every repetition is bounded, so that reading stays linear on a runaway answer.
-_HEADER = re.compile(r"^[ \t>*#`]{0,12}\[\[[ #]{0,6}(\w[\w ]{0,60}?)[ #]{0,6}\]\][*`]{0,3}:?", re.MULTILINE)
-_END = re.compile(r"[ \t>*#`]{0,12}\[\[[ #]{0,6}completed[ #]{0,6}\]\]", re.IGNORECASE)
-
-
-def scale_of(annotation: Any) -> tuple[int, int] | None:
-    """The ends of a rating scale if the type is a Literal of whole numbers, else None."""
-    if get_origin(annotation) is not Literal:
-        return None
-    choices = get_args(annotation)
-    if not choices or not all(isinstance(c, int) and not isinstance(c, bool) for c in choices):
-        return None
-    return min(choices), max(choices)
-
-
-def is_verdict(signature: type[dspy.Signature]) -> bool:
-    """True if the outputs are one text and one rating: a critique or a judgement."""
-    annotations = [f.annotation for f in signature.output_fields.values()]
-    return len(annotations) == 2 and str in annotations and any(scale_of(a) for a in annotations)
 
 
 def is_scoring(signature: type[dspy.Signature]) -> bool:
@@ -136,7 +103,7 @@ class ChatStyle(_QuickPrompts):
         Raises:
             AdapterParseError: a field that is not a rating is missing or has the wrong type.
         """
-        return _read(signature, completion, type(self).__name__)
+        return read_answer(signature, completion, type(self).__name__)
 
 
 class JsonStyle(_QuickPrompts, dspy.JSONAdapter):
@@ -155,7 +122,7 @@ class JsonStyle(_QuickPrompts, dspy.JSONAdapter):
         Raises:
             AdapterParseError: a field that is not a rating is missing or has the wrong type.
         """
-        return _read(signature, completion, type(self).__name__, json_first=True)
+        return read_answer(signature, completion, type(self).__name__, json_first=True)
 
     def _prepare_response_format(
         self, lm: Any, lm_kwargs: dict[str, Any], signature: type[dspy.Signature]
@@ -181,7 +148,8 @@ class ResultTagStyle(dspy.Adapter):
             return STYLES["chat"].format(signature, demos, inputs)
         system = _instructions(signature)
         if is_verdict(signature):
-            low, high = _scale(signature)
+            _, scale = verdict_fields(signature)
+            low, high = scale_of(signature.output_fields[scale].annotation) or (1, 5)
             system += (
                 f"\n\nAnswer in this form, with nothing after the number:\n"
                 f"Feedback: (your feedback) [RESULT] (a whole number from {low} to {high})"
@@ -217,7 +185,7 @@ class ResultTagStyle(dspy.Adapter):
     ) -> str:
         """A demo's answer in this style."""
         if is_verdict(signature):
-            text, scale = _verdict_fields(signature)
+            text, scale = verdict_fields(signature)
             said = str(outputs.get(text, missing_field_message)).removeprefix("Feedback:").strip()
             if "[RESULT]" in said:  # a critique that was read as a whole keeps its tag
                 return f"Feedback: {said}"
@@ -232,7 +200,7 @@ class ResultTagStyle(dspy.Adapter):
         """
         if not _is_plain(signature):
             return STYLES["chat"].parse(signature, completion)
-        return _read(signature, completion, type(self).__name__)
+        return read_answer(signature, completion, type(self).__name__)
 
 
 def _is_plain(signature: type[dspy.Signature]) -> bool:
@@ -243,115 +211,6 @@ def _title(field: str) -> str:
     return field.replace("_", " ").title()
 
 
-def _read(
-    signature: type[dspy.Signature], completion: str, adapter: str, *, json_first: bool = False
-) -> dict[str, Any]:
-    """Read an answer in whatever shape it came: sections, a JSON object, or the text alone."""
-    answer = completion.rpartition("</think>")[2]
-    text = _END.split(answer, maxsplit=1)[0].strip()
-    if json_first:
-        found = _json_fields(signature, answer) or _sections(signature, text)
-    else:
-        found = _sections(signature, text) or _json_fields(signature, answer, whole=True)
-    if not found and is_verdict(signature) and text:
-        return _verdict_from_text(signature, text)
-    found = found or _unframed(signature, text, is_json=json_first)
-    whole = _HEADER.sub("", text).strip() if is_verdict(signature) else ""
-    values: dict[str, Any] = {}
-    for name, info in signature.output_fields.items():
-        scale = scale_of(info.annotation)
-        if scale:
-            values[name] = _rating(found, name, scale)
-        elif info.annotation is str:
-            values[name] = _as_text(found.get(name)) or whole
-        elif name in found:
-            values[name] = _parse_typed(signature, name, found[name], completion, adapter)
-        if values.get(name, "") == "":
-            raise _unreadable(
-                adapter, signature, completion, f"the answer has no text for the field {name!r}"
-            )
-    return values
-
-
-def _sections(signature: type[dspy.Signature], text: str) -> dict[str, str]:
-    """The text under each output's header, {} if there is none.
-
-    The first header that has text counts; of a rating the last, for a critic may quote what it judges.
-    """
-    outputs = signature.output_fields
-    marks = [(name, m) for m in _HEADER.finditer(text) if (name := _output_named(outputs, m.group(1)))]
-    ends = [m.start() for _, m in marks[1:]] + [len(text)]
-    found: dict[str, str] = {}
-    for (name, mark), end in zip(marks, ends, strict=False):
-        if not found.get(name) or scale_of(outputs[name].annotation):
-            found[name] = text[mark.end() : end].strip()
-    return found
-
-
-def _json_fields(signature: type[dspy.Signature], answer: str, *, whole: bool = False) -> dict[str, Any]:
-    """The outputs in a JSON object, repaired if need be; {} if there is none. `whole`: only if it is all there is."""
-    if whole and not answer.lstrip("`json \n").startswith("{"):
-        return {}
-    try:
-        parts = read_objects(answer)
-    except ValueError:
-        return {}
-    fields = ((_output_named(signature.output_fields, str(k)), v) for part in parts for k, v in part.items())
-    return {name: value for name, value in fields if name}
-
-
-def _output_named(outputs: Mapping[str, Any], heading: str) -> str | None:
-    name = heading.strip().casefold().replace(" ", "_")
-    return name if name in outputs else None
-
-
-def _unframed(signature: type[dspy.Signature], text: str, *, is_json: bool) -> dict[str, str]:
-    """An answer without a frame, or under another name, is the only output; broken JSON is nothing."""
-    headers = list(_HEADER.finditer(text))
-    if len(headers) == 1:
-        text = text[headers[0].end() :].strip()
-    name, *others = signature.output_fields
-    broken = is_json and signature.output_fields[name].annotation is str and text.startswith(("{", "["))
-    return {} if others or not text or broken else {name: text}
-
-
-def _rating(found: dict[str, Any], name: str, scale: tuple[int, int]) -> int | None:
-    """The score of a rating field; where that is empty, the one that another field states."""
-    stated = found.get(name)
-    if stated is None or stated == "":
-        return next((s for v in found.values() if (s := read_score(str(v), *scale))), None)
-    stated = str(stated)
-    return read_score(f"Score: {stated}" if stated.lstrip(" *_`([\"'")[:1].isdigit() else stated, *scale)
-
-
-def _as_text(value: Any) -> str:
-    """A text or a number; a list or an object one line each; "" for what is neither."""
-    if isinstance(value, dict | list):
-        parts = value.values() if isinstance(value, dict) else value
-        return "\n".join(text for part in parts if (text := _as_text(part)))
-    if value is None or isinstance(value, bool):
-        return ""
-    return str(value).strip()
-
-
-def _parse_typed(
-    signature: type[dspy.Signature], name: str, value: Any, completion: str, adapter: str
-) -> Any:
-    annotation = signature.output_fields[name].annotation
-    read = getattr(annotation, "from_text", None)
-    try:
-        if isinstance(value, str) and callable(read):
-            return read(value)
-        if isinstance(value, str):
-            refuse_runaway(value)
-            if len(value) > LONGEST_REPAIR:
-                value = json.loads(value)  # or DSPy would repair it, which takes minutes
-        return parse_value(value, annotation)
-    except (ValueError, TypeError) as error:
-        message = f"the field {name!r} cannot be read: {error}"
-        raise _unreadable(adapter, signature, completion, message) from error
-
-
 def _bound_texts(schema: dict[str, Any], longest: int) -> None:
     """Bound every text that another field follows, in place."""
     for part in (schema, *schema.get("$defs", {}).values()):
@@ -360,44 +219,10 @@ def _bound_texts(schema: dict[str, Any], longest: int) -> None:
                 field.setdefault("maxLength", longest)
 
 
-def _unreadable(adapter: str, signature: Any, completion: str, message: str) -> AdapterParseError:
-    return AdapterParseError(
-        adapter_name=adapter, signature=signature, lm_response=completion, message=message
-    )
-
-
-def _verdict_fields(signature: type[dspy.Signature]) -> tuple[str, str]:
-    """Names of the text field and of the rating field."""
-    names = list(signature.output_fields)
-    return (
-        (names[0], names[1])
-        if scale_of(signature.output_fields[names[1]].annotation)
-        else (names[1], names[0])
-    )
-
-
-def _scale(signature: type[dspy.Signature]) -> tuple[int, int]:
-    scale = scale_of(signature.output_fields[_verdict_fields(signature)[1]].annotation)
-    assert scale is not None
-    return scale
-
-
 def _extra(field: Any) -> dict[str, Any]:
     """What a signature says of a field beside its type and description."""
     extra = field.json_schema_extra
     return extra if isinstance(extra, dict) else {}
-
-
-def _verdict_from_text(signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
-    """A critique without any frame: all of it is feedback, and the score is wherever it stands.
-
-    The published prompts show this very text to the refinement, tag included; so do we, less the label before it.
-    """
-    text, scale = _verdict_fields(signature)
-    unlabelled = completion.strip().removeprefix("###").removeprefix("Feedback:").strip()
-    published = _extra(signature.output_fields[scale]).get("read") == "published"
-    score = read_score_as_published(completion) if published else read_score(completion, *_scale(signature))
-    return {text: unlabelled or completion, scale: score}
 
 
 STYLES: dict[str, Any] = {"chat": ChatStyle(), "json": JsonStyle(), "result_tag": ResultTagStyle()}

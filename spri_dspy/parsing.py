@@ -7,7 +7,7 @@ Both readers take time linear in the text.
 
 How `read_score` decides:
 
-1. Only the text after the last `</think>` counts.
+1. Only the text after the last `</think>` counts, and of that the last 200,000 characters.
 2. Statements have four strengths, and the strongest kind that states anything decides:
    a tag (`[RESULT] 4`, `<score>4</score>`, `[Score: 4]`, `"score": 4`); a labelled overall score
    (`Overall Score: 4`, `final score is 4`); a labelled score (`Score: 4 out of 5`); a last line that
@@ -18,7 +18,9 @@ How `read_score` decides:
    A statement whose number is no whole number within the scale is a statement all the
    same, so `[RESULT] 4 ... [RESULT] 4.5` is None. A tag that holds no number (`<score>A</score>`, an
    echoed `[YOUR SCORE]`) or only the scale itself (`1-5`) states nothing.
-4. A ladder is no statement: every score of the scale in order, up or down, is a rubric being quoted.
+4. What is quoted is another's statement: in a fence that holds neither JSON nor a tag, a block of lines that begin
+   with `>`, backticks or quotation marks, closed or cut off. See `own_words`.
+5. A ladder is no statement: every score of the scale in order, up or down, is a rubric being quoted.
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+_LONGEST = 200_000
+"""Characters of a text that are read."""
 
 _WORD = r"(?:score|rating|result)"
 _OVERALL = r"(?:overall|final|total)"
@@ -56,7 +61,9 @@ _OUT_OF = re.compile(
     r"[*_ \t]{0,4}(?:(?:points?|stars?)[ \t]{1,4})?(?:/|(?:out[ \t]{1,4})?of\b)[ \t]{0,4}"
     r"(?P<high>[0-9]{1,9})(?:\.0{1,9})?(?![0-9/]|\.[0-9])"
 )
-_SPOILED = re.compile(r"[\w/%½¼¾⅓⅔]|[.,][0-9]|[ \t]{1,4}[0-9½¼¾⅓⅔%]")
+_SPOILED = re.compile(
+    r"[\w/%½¼¾⅓⅔]|[.,][0-9]|[ \t]{1,4}[0-9½¼¾⅓⅔%]|[ \t]{0,4}(?:[<>≤≥=→]|->|=>|!=){1,2}[ \t]{0,4}[0-9]"
+)
 _LINE_END = re.compile(r"[^\w\n]{0,20}(?:\n|\Z|</)")
 _TOLERATED = r"[\s*_#>\[\](){}\"'`=:]{0,20}"
 _LAST_LINE = re.compile(
@@ -80,9 +87,11 @@ def read_score(text: str, low: int = 1, high: int = 5) -> int | None:
     `score of 4` in running text is not a statement: critics also write what a score of 4 would take.
     Never raises on any string. See the module's text for which statement wins.
     """
-    answer = text.rpartition("</think>")[2]
+    answer = text[-_LONGEST:].rpartition("</think>")[2]
+    # A tag is what was asked for, and in what a judge is shown there are none: inside a fence it is its own.
+    tagged, answer = own_words(answer, closed_only=True), own_words(answer)
     for decides, statements in (
-        (0, _tags(answer, low, high)),
+        (0, _tags(tagged, low, high)),
         (-1, _phrases(answer, low, high, overall=True)),
         (-1, _phrases(answer, low, high, overall=False)),
     ):
@@ -90,6 +99,78 @@ def read_score(text: str, low: int = 1, high: int = 5) -> int | None:
         if stated:
             return stated[decides]
     return _read_last_line(answer, low, high)
+
+
+def own_words(text: str, *, closed_only: bool = False) -> str:
+    """The text with blanks in place of every quotation that states a score or an answer; as long as it was.
+
+    Quotations are fences without JSON, blocks of lines that begin with `>`, and what stands in backticks or quotation
+    marks; one without a statement stays (`Score: "4"`). What is never closed quotes to the end of the text, of its
+    paragraph or of its line. A text that is quoted as a whole is its author's own.
+
+    Args:
+        text: what a critic or judge wrote.
+        closed_only: take neither a fence nor what is not closed for a quotation.
+    """
+    if not any(mark in text for mark in _MARKS):
+        return text
+    inside = _whole_quotation(text)
+    if inside is not None:
+        at = text.index(inside)
+        own = own_words(inside, closed_only=closed_only)
+        return " " * at + own + " " * (len(text) - at - len(inside))
+    text = (_LINES if closed_only else _BLOCK).sub(_blank, text)
+    return _INLINE.sub(lambda quote: quote[0] if closed_only and not quote["end"] else _blank(quote), text)
+
+
+def _whole_quotation(text: str) -> str | None:
+    """What stands inside, where one fence or one pair of marks holds the whole text."""
+    body = text.strip()
+    fence = _WHOLE_FENCE.fullmatch(body)
+    if fence and not _FENCE_LINE.search(fence["inside"]):
+        return fence["inside"]
+    inside = body[1:-1]
+    is_whole = len(body) > 1 and body[0] + body[-1] in _PAIRS and not {body[0], body[-1]} & set(inside)
+    return inside if is_whole else None
+
+
+def _blank(quotation: re.Match[str]) -> str:
+    """A quotation as blanks if it states something, else as it is."""
+    said = quotation[0]
+    if not _STATEMENT.search(said) or _JSON_FENCE.match(said):
+        return said
+    return re.sub(r"\S", " ", said)
+
+
+_MARKS = ("```", "~~~", ">", "`", '"', "“", "«", "'", "‘", "<<<")
+_PAIRS = ('""', "“”", "«»", "``", "''", "‘’")
+_FENCE_LINE = re.compile(r"^[ \t]{0,8}(?:`{3}|~{3})", re.MULTILINE)
+_WHOLE_FENCE = re.compile(r"(?:`{3}|~{3})[^\n]{0,40}\n(?P<inside>.*)\n[ \t]{0,8}(?:`{3}|~{3})", re.DOTALL)
+_JSON_FENCE = re.compile(r"[ \t]{0,8}(?:`{3,9}|~{3,9})[ \t]{0,4}(?:json[0-9c]?)?\s{0,9}[{\[]", re.IGNORECASE)
+_LINES = re.compile(r"(?:^[ \t]{0,8}>[^\n]*(?:\n|\Z))+", re.MULTILINE)
+_BLOCK = re.compile(
+    r"^[ \t]{0,8}(?P<fence>`{3}|~{3})[^\n]*\n"
+    r"(?:(?![ \t]{0,8}(?P=fence))[^\n]*(?:\n|\Z))*(?:[ \t]{0,8}(?P=fence)[^\n]*)?"
+    r"|^[ \t]{0,8}<<<[ \t](?P<code>[0-9a-f]{12})\n"  # the fence of a judge's prompt
+    r"(?:(?!(?P=code)[ \t]>>>)[^\n]*(?:\n|\Z))*(?:(?P=code)[ \t]>>>)?"
+    rf"|{_LINES.pattern}",
+    re.MULTILINE,
+)
+_PARAGRAPH = r"|\n(?!\s{0,20}\n)"
+_INLINE = re.compile(
+    r"(?:`[^`\n]{1,2000}"
+    rf"|(?<![\w\"])\"(?=\S)(?:[^\"\\\n]|\\.{_PARAGRAPH}){{1,2000}}"
+    rf"|“(?:[^”\n]{_PARAGRAPH}){{1,2000}}"
+    rf"|«(?:[^»\n]{_PARAGRAPH}){{1,2000}}"
+    r"|‘(?:[^‘’\n]|(?<=\w)’(?=\w)){1,300}(?=’)"
+    r"|(?<![\w'])'(?=\S)(?:[^'\n]|(?<=\w)'(?=\w)){1,300}(?='))"
+    r"(?P<end>[`\"”»’'])?"
+)
+_STATEMENT = re.compile(
+    r"(?:score|rating|result|grade|verdict|answer|label|choice|judge?ment)s?\b"
+    r"(?:[^\n]{0,60}(?:[0-9:=\]>]|\bis\b)|[^\n]{0,20}\n[^\n]{0,20}[0-9])",
+    re.IGNORECASE,
+)
 
 
 def read_score_as_published(text: str) -> int | None:
@@ -115,7 +196,7 @@ def read_choice(text: str, choices: Sequence[str]) -> str | None:
     spelled = {" ".join(choice.casefold().split()): choice for choice in choices}
     if not spelled:
         return None
-    answer = text.rpartition("</think>")[2].strip()
+    answer = own_words(text[-_LONGEST:].rpartition("</think>")[2].strip())
     longest_first = sorted(spelled, key=len, reverse=True)
     alternatives = [r"\s{1,4}".join(map(re.escape, c.split())) for c in longest_first]
     choice = rf"(?P<choice>{'|'.join(alternatives)})"
@@ -161,7 +242,7 @@ def read_objects(text: str) -> list[dict[str, Any]]:
     text = text[text.find("{") if "{" in text else len(text) :].rstrip()
     if not text:
         raise ValueError("no JSON object")
-    refuse_runaway(text)
+    check_nesting(text)
     found: list[Any] = []
     at = 0
     while len(found) < MOST_OBJECTS and (at := text.find("{", at)) >= 0:
@@ -183,19 +264,19 @@ def read_objects(text: str) -> list[dict[str, Any]]:
     return [each for each in found if isinstance(each, dict)]
 
 
-def refuse_runaway(text: str) -> None:
-    """Refuse a text with more brackets than any answer needs.
+def check_nesting(text: str) -> None:
+    """Refuse a text that no answer needs and that takes minutes to repair.
 
     Raises:
-        ValueError: they nest deeper than DEEPEST, or are more than MOST_BRACKETS.
+        ValueError: its brackets nest deeper than DEEPEST, or are more than MOST_BRACKETS.
     """
-    brackets, depth = re.findall(r"[][{}]", text), 0
-    for bracket in brackets[:MOST_BRACKETS]:
-        depth = max(depth + (1 if bracket in "[{" else -1), 0)
+    depth = 0
+    for number, bracket in enumerate(re.finditer(r"[][{}]", text), 1):
+        depth = max(depth + (1 if bracket[0] in "[{" else -1), 0)
         if depth > DEEPEST:
             raise ValueError(f"brackets nest deeper than {DEEPEST}")
-    if len(brackets) > MOST_BRACKETS:
-        raise ValueError(f"more than {MOST_BRACKETS:,} brackets")
+        if number > MOST_BRACKETS:
+            raise ValueError(f"more than {MOST_BRACKETS:,} brackets")
 
 
 def _decoded(text: str, at: int) -> tuple[Any, int]:

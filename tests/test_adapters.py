@@ -329,3 +329,28 @@ def test_unknown_style_is_answered_with_the_menu():
         spri.UnknownNameError, match="unknown prompt style 'xml'; known: chat, json, result_tag"
     ):
         style("xml")
+
+
+# What small models write: later sections, copies of the form, placeholders
+
+
+@pytest.mark.parametrize("name", ["chat", "json", "result_tag"])
+def test_a_later_or_unknown_section_ends_a_field(name):
+    signature = spri.load_task("reappraisal").stages.generate_principles
+    said = "[[ ## principles ## ]]\nName the step.\n\n[[ ## response ## ]]\nDear narrator.\n\n[[ ## notes ## ]]\nmore"
+    assert style(name).parse(signature, said) == {"principles": "Name the step."}
+
+
+@pytest.mark.parametrize(
+    "said", ["{improved_response}", "[[ ## improved_response ## ]]\n{improved_response}"]
+)
+def test_a_placeholder_is_no_answer(said):
+    signature = spri.load_task("reappraisal").stages.refine_response
+    with pytest.raises(AdapterParseError):
+        style("chat").parse(signature, said)
+
+
+def test_what_follows_a_copy_of_the_form_is_read():
+    signature = spri.load_task("reappraisal").stages.refine_response
+    said = "[[ ## improved_response ## ]]\n{improved_response}\n\n[[ ## improved_response ## ]]\nYou can ask again."
+    assert style("chat").parse(signature, said) == {"improved_response": "You can ask again."}

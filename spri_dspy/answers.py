@@ -1,0 +1,264 @@
+"""Read the fields of a signature out of what an LM wrote, whatever frame it forgot, doubled or made up.
+
+How `read_answer` decides:
+
+1. Only the text after the last `</think>` counts.
+2. A field is the text under its header, `[[ ## name ## ]]`, up to the next header, whichever that is. Of a field that
+   comes again the first text counts; of a rating the last, for a critic may quote what it judges.
+3. A placeholder of the prompt (`{response}`) is no text; what follows a mere copy of the prompt's form is read instead.
+4. Else a JSON object with these names; else, where one field is asked for, the text without a frame or under a header
+   of another name; else, of a critique, all of it, with the score wherever it was written (`parsing.read_score`).
+5. A rating without a readable number is None. A missing text is an AdapterParseError, which `RolePredict` answers by
+   asking again. A type with a `from_text` reads its own text.
+
+Time is linear in the text. It knows signatures; it knows no prompt and no LM.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, get_args, get_origin
+
+import dspy
+from dspy.adapters.utils import parse_value
+from dspy.utils.exceptions import AdapterParseError
+
+from spri_dspy.parsing import (
+    LONGEST_REPAIR,
+    check_nesting,
+    own_words,
+    read_objects,
+    read_score,
+    read_score_as_published,
+)
+
+# Every repetition is bounded, so that reading stays linear on a runaway answer.
+_HEADER = re.compile(
+    r"^[ \t>*#`]{0,12}\[\[[ #]{0,6}(\w[\w ]{0,60}?)[ #]{0,6}\]\][*`]{0,3}:?"  # at the start of a line
+    r"|(?<=[\s*])\[\[ {0,2}## {0,2}(\w[\w ]{0,60}?) {0,2}## {0,2}\]\][*`]{0,3}:?",  # inside one
+    re.MULTILINE,
+)
+_END = re.compile(r"[ \t>*#`]{0,12}\[\[[ #]{0,6}completed[ #]{0,6}\]\]", re.IGNORECASE)
+_RATINGS = ("score", "rating", "final_score", "overall_score", "total_score", "final_rating", "result")
+
+
+class _Section(NamedTuple):
+    """A header and the text up to the next one; the first of an answer, without a header, is named "" ."""
+
+    name: str
+    start: int
+    header_end: int
+    text: str
+
+
+def scale_of(annotation: Any) -> tuple[int, int] | None:
+    """The ends of a rating scale if the type is a Literal of whole numbers, else None."""
+    if get_origin(annotation) is not Literal:
+        return None
+    choices = get_args(annotation)
+    if not choices or not all(isinstance(c, int) and not isinstance(c, bool) for c in choices):
+        return None
+    return min(choices), max(choices)
+
+
+def is_verdict(signature: type[dspy.Signature]) -> bool:
+    """True if the outputs are one text and one rating: a critique or a judgement."""
+    annotations = [f.annotation for f in signature.output_fields.values()]
+    return len(annotations) == 2 and str in annotations and any(scale_of(a) for a in annotations)
+
+
+def verdict_fields(signature: type[dspy.Signature]) -> tuple[str, str]:
+    """Names of a verdict's text and of its rating."""
+    first, second = signature.output_fields
+    return (first, second) if scale_of(signature.output_fields[second].annotation) else (second, first)
+
+
+def read_answer(
+    signature: type[dspy.Signature], completion: str, adapter: str, *, json_first: bool = False
+) -> dict[str, Any]:
+    """Read an answer in whatever shape it came.
+
+    Args:
+        signature: whose outputs are read.
+        completion: what the LM wrote.
+        adapter: named in the error.
+        json_first: look for a JSON object before sections.
+
+    Raises:
+        AdapterParseError: a field that is not a rating is missing or has the wrong type.
+    """
+    answer = completion.rpartition("</think>")[2]
+    text = _END.split(answer, maxsplit=1)[0].strip()
+    if not _content(signature, text):
+        text = answer.strip()
+    found = _json_fields(signature, answer) if json_first else {}
+    found = found or _sections(signature, text) or _json_fields(signature, answer, whole=not json_first)
+    has_text = bool(_content(signature, text))
+    if not found and has_text and is_verdict(signature):
+        return _verdict_from_text(signature, text)
+    found = found or _unframed(signature, text, is_json=json_first)
+    whole = _HEADER.sub("", text).strip() if is_verdict(signature) and has_text else ""
+    values: dict[str, Any] = {}
+    for name, info in signature.output_fields.items():
+        scale = scale_of(info.annotation)
+        if scale:
+            values[name] = _rating(found, name, scale)
+        elif info.annotation is str:
+            values[name] = _as_text(found.get(name))
+            if _placeholder(signature).fullmatch(values[name]):
+                values[name] = ""
+            elif not values[name]:
+                values[name] = whole
+        elif name in found:
+            values[name] = _parse_typed(signature, name, found[name], completion, adapter)
+        if values.get(name, "") == "":
+            raise _unreadable(
+                adapter, signature, completion, f"the answer has no text for the field {name!r}"
+            )
+    return values
+
+
+def _split(signature: type[dspy.Signature], text: str) -> Iterator[_Section]:
+    """The sections of an answer in order. Without its ## only an output's name makes a header: `[[1]]` is code."""
+    name, start, header_end = "", 0, 0
+    for mark in _HEADER.finditer(text):
+        heading = mark[1] or mark[2]
+        following = _output_named(signature.output_fields, heading)
+        if following in signature.output_fields or "##" in mark[0]:
+            yield _Section(name, start, header_end, text[header_end : mark.start()].strip())
+            name, start, header_end = following, mark.start(), mark.end()
+    yield _Section(name, start, header_end, text[header_end:].strip())
+
+
+def _sections(signature: type[dspy.Signature], text: str) -> dict[str, str]:
+    """The text under each output's header, {} if there is none."""
+    outputs, own, placeholder = signature.output_fields, own_words(text), _placeholder(signature)
+    found: dict[str, str] = {}
+    for section in _split(signature, text):
+        if section.name not in outputs or placeholder.fullmatch(section.text):
+            continue
+        if not scale_of(outputs[section.name].annotation):
+            found[section.name] = found.get(section.name) or section.text
+        elif own[section.start : section.header_end] == text[section.start : section.header_end]:
+            found[section.name] = section.text
+    return found
+
+
+def _json_fields(signature: type[dspy.Signature], answer: str, *, whole: bool = False) -> dict[str, Any]:
+    """The outputs in JSON objects, repaired if need be; {} if there are none. `whole`: only if that is all there is."""
+    if "{" not in answer or (whole and not answer.lstrip("`json \n").startswith("{")):
+        return {}
+    try:
+        objects = read_objects(answer)
+    except ValueError:
+        return {}
+    outputs = signature.output_fields
+    named = ((_output_named(outputs, str(key)), value) for each in objects for key, value in each.items())
+    return {name: value for name, value in named if name in outputs}
+
+
+def _output_named(outputs: Mapping[str, Any], heading: str) -> str:
+    """A heading as the name of a field: that of the only rating, if it is another word for one."""
+    name = heading.strip().casefold().replace(" ", "_")
+    if name not in outputs and name in _RATINGS:
+        ratings = [each for each, info in outputs.items() if scale_of(info.annotation)]
+        return ratings[0] if len(ratings) == 1 else name
+    return name
+
+
+def _unframed(signature: type[dspy.Signature], text: str, *, is_json: bool) -> dict[str, str]:
+    """The only output without a frame or under another name; {} if several sections could be it, or for broken JSON."""
+    name, *others = signature.output_fields
+    if others or (signature.output_fields[name].annotation is not str):
+        return {} if others or not text else {name: text}
+    lead, *sections = _split(signature, text)
+    given = [section for section in sections if section.text and section.name != "completed"]
+    renamed = [section for section in given if f"improved_{section.name}" == name]
+    if lead.text and not (given and lead.text.endswith(":")):
+        text = lead.text
+    else:
+        text = given[0].text if len(given) == 1 else renamed[0].text if renamed else ""
+    broken = is_json and text.startswith(("{", "["))
+    return {} if not text or broken else {name: text}
+
+
+def _content(signature: type[dspy.Signature], text: str) -> str:
+    """What an answer says beside headers and placeholders."""
+    return _placeholder(signature).sub("", _HEADER.sub("", text)).strip()
+
+
+def _placeholder(signature: type[dspy.Signature]) -> re.Pattern[str]:
+    """What stands for a field's text in the form that prompts show, and the note that DSPy adds to it."""
+    return _placeholder_of(tuple(signature.fields))
+
+
+@lru_cache(maxsize=256)
+def _placeholder_of(names: tuple[str, ...]) -> re.Pattern[str]:
+    either = "|".join(re.escape(name).replace("_", "[_ ]") for name in names)
+    return re.compile(
+        rf"[`*_\"']{{0,3}}[{{<\[(]\s?(?:your )?(?:{either})\s?[}}>\])][`*_\"'.]{{0,4}}"
+        r"(?:[ \t]{0,20}# note: the value you produce[^\n]{0,2000})?",
+        re.IGNORECASE,
+    )
+
+
+def _rating(found: Mapping[str, Any], name: str, scale: tuple[int, int]) -> int | None:
+    """The score of a rating field; where that is empty, the one that another field states."""
+    stated = found.get(name)
+    if stated is None or stated == "":
+        return next((s for v in found.values() if (s := read_score(_as_text(v), *scale))), None)
+    text = _as_text(stated)
+    return read_score(f"Score: {text}" if text.lstrip(" *_`([\"'")[:1].isdigit() else text, *scale)
+
+
+def _as_text(value: Any) -> str:
+    """A text or a number; a list or an object one line each; "" for what is neither."""
+    if isinstance(value, dict | list):
+        parts = value.values() if isinstance(value, dict) else value
+        return "\n".join(text for part in parts if (text := _as_text(part)))
+    if value is None or isinstance(value, bool):
+        return ""
+    try:
+        return str(value).strip()
+    except ValueError:  # a whole number of thousands of digits
+        return ""
+
+
+def _parse_typed(
+    signature: type[dspy.Signature], name: str, value: Any, completion: str, adapter: str
+) -> Any:
+    annotation = signature.output_fields[name].annotation
+    read = getattr(annotation, "from_text", None)
+    try:
+        if callable(read) and isinstance(value, str):
+            return read(value)
+        if isinstance(value, str) and annotation is not str:
+            check_nesting(value)
+            if len(value) > LONGEST_REPAIR:
+                raise ValueError("it is too long for its type")
+        return parse_value(value, annotation)
+    except (ValueError, TypeError, RecursionError) as error:
+        message = f"the field {name!r} cannot be read: {error}"
+        raise _unreadable(adapter, signature, completion, message) from error
+
+
+def _verdict_from_text(signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
+    """A critique without any frame: all of it is feedback, and the score is wherever it stands.
+
+    The published prompts show this very text to the refinement, tag included; so do we, less the label before it.
+    """
+    text, rating = verdict_fields(signature)
+    unlabelled = completion.strip().removeprefix("###").removeprefix("Feedback:").strip()
+    info = signature.output_fields[rating]
+    extra, scale = info.json_schema_extra, scale_of(info.annotation)
+    published = isinstance(extra, dict) and extra.get("read") == "published"
+    score = read_score_as_published(completion) if published else read_score(completion, *scale or ())
+    return {text: unlabelled or completion, rating: score}
+
+
+def _unreadable(adapter: str, signature: Any, completion: str, message: str) -> AdapterParseError:
+    return AdapterParseError(
+        adapter_name=adapter, signature=signature, lm_response=completion, message=message
+    )
