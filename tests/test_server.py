@@ -395,6 +395,18 @@ def test_stopping_ends_in_time_with_an_answer_to_everybody(start_mock):
         assert "2 requests were given up" in process.stderr.read()
 
 
+def test_an_answer_goes_out_at_once():
+    seconds = []
+    with serving() as (_, url), httpx.Client() as client:
+        for _ in range(60):
+            began = time.perf_counter()
+            client.get(f"{url}/models")
+            seconds.append(time.perf_counter() - began)
+    assert (
+        min(seconds[20:]) < 0.03
+    )  # 0.04 where the second part of an answer waits for the client's acknowledgement
+
+
 def test_a_second_signal_stops_at_once(start_mock):
     mock = start_mock(MockConfig(script=["hang"] * 9))
     with serving("--lm", f"base=hosted_vllm/m?api_base={mock.base_url}", "--drain", "60") as (process, url):

