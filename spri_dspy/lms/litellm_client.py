@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, cast
 
@@ -144,8 +145,16 @@ def _warm_up() -> None:
     nowhere = httpx.MockTransport(lambda _: httpx.Response(200, json=answer | {"choices": [choice]}))
     client = openai.OpenAI(api_key="none", http_client=httpx.Client(transport=nowhere))
     messages = [{"role": "user", "content": "ready?"}]
-    litellm.completion("openai/warm-up", messages, client=client, api_key="none", num_retries=0)
+    loop = asyncio.new_event_loop()  # LiteLLM makes one where there is none, and would never close it
+    asyncio.set_event_loop(loop)
+    try:
+        litellm.completion("openai/warm-up", messages, client=client, api_key="none", num_retries=0)
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
 
 
 _set_up()
-_warm_up()
+_thread = threading.Thread(target=_warm_up, name="spri-litellm-warm-up")  # whose event loop is nobody else's
+_thread.start()
+_thread.join()
