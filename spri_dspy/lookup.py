@@ -46,6 +46,16 @@ def lookup(kind: str, name: str, package: str, attribute: str, *, group: str | N
     )
 
 
+def parameters_of(make: Any) -> dict[str, inspect.Parameter]:
+    """What a function takes, or a class to make an object, by name and in order; `self` is none of it.
+
+    A class is asked through its `__init__`: the metaclass of DSPy's modules hides it from `inspect.signature`.
+    """
+    if not inspect.isclass(make):
+        return dict(inspect.signature(make).parameters)
+    return dict(list(inspect.signature(make.__init__).parameters.items())[1:])
+
+
 def where_raised(error: BaseException, function: Any) -> str:
     """An error of a user's own function in one line: file, line, source, and what Python says.
 

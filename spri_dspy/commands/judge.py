@@ -127,7 +127,7 @@ class JudgePlan:
             PrerequisiteError: a key or an address is missing.
         """
         for member, spec in self.members:
-            set_lms(member, judge=load_lm(spec))
+            set_lms(member, base=load_lm(spec))  # all of a judge's predictors are the judge's
 
     def open(self, *, fresh: bool = False) -> RunDir:
         """Make the judged run or resume it.

@@ -31,7 +31,7 @@ from spri_dspy.judges import load_judge
 from spri_dspy.lms.budget import LIMITS, Budget
 from spri_dspy.lms.spec import LMSpec, check_offline_roles, check_roles, load_lm, parse_lm
 from spri_dspy.metrics import Metric, load_metric
-from spri_dspy.program import load_program
+from spri_dspy.program import load_program, set_lms
 from spri_dspy.records import Record
 from spri_dspy.report.tuning import KIND
 from spri_dspy.runs import MANIFEST, RunDir, fingerprint, write_whole
@@ -172,7 +172,9 @@ class TunePlan:
         )
         for judge in (experiment.metric.judge, experiment.metric.oracle):
             if judge is not None:
-                judge.set_lms(load_lm(self.specs["judge"]))
+                set_lms(
+                    judge, base=load_lm(self.specs["judge"])
+                )  # all of a judge's predictors are the judge's
         if fresh:
             throw_away(folder)
         experiment.run_dir, experiment.on_record, experiment.on_phase = folder, on_record, on_phase

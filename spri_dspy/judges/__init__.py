@@ -24,7 +24,7 @@ from spri_dspy.judges.criteria import Choice, Criterion, choice_type, make_signa
 from spri_dspy.judges.function import FunctionJudge, check_judge, is_scoring_function
 from spri_dspy.judges.judge import Judge
 from spri_dspy.judges.panel import Panel
-from spri_dspy.lookup import lookup, where_raised
+from spri_dspy.lookup import lookup, parameters_of, where_raised
 
 __all__ = ["Choice", "Criterion", "Judge", "Panel", "choice_type", "load_judge", "make_signature"]
 
@@ -70,9 +70,9 @@ def load_judge(name: str, **settings: Any) -> Any:
 
 
 def _typed(name: str, make: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
-    known = dict(inspect.signature(make).parameters)
+    known = parameters_of(make)
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values()):
-        known = {**inspect.signature(Judge.__init__).parameters, **known}
+        known = {**parameters_of(Judge), **known}
     known = {n: p for n, p in known.items() if p.default is not inspect.Parameter.empty}
     typed: dict[str, Any] = {}
     for key, value in settings.items():

@@ -50,6 +50,10 @@ class FunctionJudge(dspy.Module):
         """What decides its numbers: the function itself."""
         return {"function": self.version}
 
+    def set_lms(self, judge: Any) -> FunctionJudge:
+        """Nothing to set, as every judge may be told its LM: a function asks none."""
+        return self
+
     def calls(self, inputs: Mapping[str, Any]) -> int:
         """No LM is asked."""
         return 0

@@ -8,12 +8,11 @@ task's inputs, has LM roles, and returns `response` (and `principles` where it h
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from spri_dspy.errors import SpriError, UnknownNameError, UsageError
-from spri_dspy.lookup import lookup, where_raised
+from spri_dspy.lookup import lookup, parameters_of, where_raised
 from spri_dspy.program import Program
 
 
@@ -37,7 +36,7 @@ def load_system(name: str, task: Any, *, paper: bool = False, **settings: Any) -
             f"{name} must be a class or a function that makes a system, not {type(make).__name__}"
         )
     typed = _typed(name, make, settings)
-    parameters = inspect.signature(make).parameters
+    parameters = parameters_of(make)
     if "paper" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         typed["paper"] = paper
     elif paper:
@@ -57,7 +56,7 @@ def _typed(name: str, make: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with the types of the maker's defaults."""
     known = {
         p.name: p
-        for p in inspect.signature(make).parameters.values()
+        for p in parameters_of(make).values()
         if p.name not in ("task", "paper") and p.default is not p.empty
     }
     typed: dict[str, Any] = {}

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from spri_dspy.bulk import plain
 from spri_dspy.errors import UnknownNameError, UsageError
-from spri_dspy.lookup import lookup, names
+from spri_dspy.lookup import lookup, names, parameters_of
 from spri_dspy.runs import fingerprint
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _hint(taker: Callable[..., Any], parameter: inspect.Parameter) -> Any:
 
 def _keywords(taker: Callable[..., Any]) -> list[inspect.Parameter]:
     """The parameters that are options: all of a class, and all but the first (the context) of anything else."""
-    found = list(inspect.signature(taker).parameters.values())
+    found = list(parameters_of(taker).values())
     found = found if isinstance(taker, type) else found[1:]
     return [p for p in found if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
