@@ -275,8 +275,9 @@ class Work:
             SpriError: the failure would meet every example, or ends the run.
         """
         if failure_kind(error) == "fatal":
+            model = getattr(error, "model", None) or "the LM"
             raise PrerequisiteError(
-                f"every example would fail: {error_line(error)}; check the LM's key, model and address, then start "
+                f"every example would fail: {error_line(error)}; check key, model and address of {model}, then start "
                 "the same command again, finished examples are kept"
             ) from error
         if isinstance(error, UsageError | BudgetSpent):

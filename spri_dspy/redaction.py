@@ -4,7 +4,8 @@
     redact("Incorrect API key provided: sk-...")   # "Incorrect API key provided: [redacted]"
 
 Known secrets are found wherever they stand; what looks like one (an Authorization header, credentials or a token in an
-address, `sk-...`) is found by its shape. All of it takes time linear in the text. It knows no LM and no file.
+address, `sk-...`) is found by its shape. All of it takes time linear in the text. Names that this package made up for
+itself are replaced in the same texts by those that the user gave. It knows no LM and no file.
 """
 
 from __future__ import annotations
@@ -75,10 +76,21 @@ def add_environment() -> None:
             add_secret(value)
 
 
+_made_up: dict[str, str] = {}
+"""The user's names for ours."""
+
+
+def add_made_up(name: str, users: str) -> None:
+    """Register a name that no user has seen, and what the user calls the same thing."""
+    _made_up[name] = users
+
+
 def redact(text: str) -> str:
-    """The text with every known secret, and all that looks like one, replaced by MARK."""
+    """The text with every known secret, and all that looks like one, replaced by MARK; made-up names are the user's."""
     if _finder is not None:
         text = _finder.sub(MARK, text)
+    for name, users in _made_up.items():
+        text = text.replace(name, users)
     return _SHAPES.sub(_marked, text)
 
 

@@ -291,7 +291,8 @@ class ScopedLM(dspy.LM):
                 time.monotonic() - begun,
             )
             if logger.isEnabledFor(logging.DEBUG):
-                how = "from the cache" if stored else f"{took[0]} tokens in, {took[1]} out, {seconds:.2f} s"
+                told = f"{took[0]} tokens in, {took[1]} out, {1000 * seconds:.0f} ms"
+                how = "from the cache" if stored else "given up" if call.answer is None else told
                 logger.debug("%s: %s: %s", call, self._name, error_line(error) if error else how)
             if scope.on_call is not None and (call.answer is not None or error is not None):
                 scope.on_call(
@@ -336,6 +337,7 @@ class ScopedLM(dspy.LM):
                 return _repaired(outputs)
             except Exception as error:
                 scrub(error)
+                _name_model(error, self._name)
                 if (own := _own(error)) is not None:
                     raise own from None
                 patient = is_refusal(error) and waited < scope.retry.patience
@@ -370,6 +372,13 @@ class ScopedLM(dspy.LM):
         shape = json.dumps(sampling, sort_keys=True, default=_type_name)
         prompt = prompt_key(messages, call.rollout if call else 0)
         return Keys(hashlib.sha256(f"{self._name} {shape} {prompt}".encode()).hexdigest(), prompt)
+
+
+def _name_model(error: Exception, name: str) -> None:
+    """Let an LM's error say the model as the user wrote it; LiteLLM is told another name of a server of one's own."""
+    if isinstance(error, LMError) and error.model not in (None, name):
+        error.args = (str(error).replace(f"[{error.model}]", f"[{name}]", 1),)
+        error.model = name
 
 
 def _own(error: BaseException | None) -> SpriError | None:

@@ -28,7 +28,7 @@ from spri_dspy.lms.spec import (
     check_address,
     current_rollout,
 )
-from spri_dspy.redaction import add_environment, add_secret, redact
+from spri_dspy.redaction import add_environment, add_made_up, add_secret, redact
 
 _NOT_SENT = ("format", "route", "api_base", "key_env", "max_chars", "max_body", *PRICES)
 _LITELLM_ONLY = ("top_k", "min_p", "repetition_penalty")
@@ -113,7 +113,9 @@ def _native(lm: ScopedLM, spec: LMSpec) -> ScopedLM:
     if engines is None:
         return lm
     lm.kwargs = {k: v for k, v in lm.kwargs.items() if k not in CLIENT_KEYS}
-    return lm.copy(engine=engines[0], async_engine=engines[1])
+    native: ScopedLM = lm.copy(engine=engines[0], async_engine=engines[1])
+    native.model = spec.model  # the engines know the way; errors, usage and history have the user's name
+    return native
 
 
 def _is_reasoning(model: str) -> bool:
@@ -190,12 +192,15 @@ def _own_address(spec: LMSpec) -> tuple[str, str, dict[str, Any]]:
     if _engine(spec) == "litellm":
         key = _key(key_env) or "none"
         return f"openai/{spec.model.partition('/')[2]}", "litellm", {"api_base": base, "api_key": key}
-    name = _register(base, key_env)
+    name = _register(base, key_env, spec.prefix)
     return f"{name}/{spec.model.partition('/')[2]}", _engine(spec), {}
 
 
-def _register(base: str, key_env: str) -> str:
-    """Register an address as a provider of this process; the same address again changes nothing."""
+def _register(base: str, key_env: str, prefix: str) -> str:
+    """Register an address as a provider of this process, under a name that is shown to nobody.
+
+    The same address again changes nothing.
+    """
     from dspy.lm15 import (
         AccessPolicy,
         EndpointSupport,
@@ -206,7 +211,8 @@ def _register(base: str, key_env: str) -> str:
     )
 
     keyed = bool(_key(key_env))  # DSPy takes a key's name or a placeholder for it, never both
-    name = "own-" + hashlib.sha256(f"{base} {key_env} {keyed}".encode()).hexdigest()[:10]
+    name = "own-" + hashlib.sha256(f"{prefix} {base} {key_env} {keyed}".encode()).hexdigest()[:10]
+    add_made_up(name, prefix)
     access = AccessPolicy(
         provider=name,
         supports=EndpointSupport(complete=True, stream=True),

@@ -121,8 +121,9 @@ class Session:
     def stop(self, error: Exception) -> None:
         """Let no further call begin."""
         if failure_kind(error) == "fatal" and not isinstance(error, SpriError):
+            model = getattr(error, "model", None) or "the LM"
             why = PrerequisiteError(
-                f"every call would fail: {first_line(error)}; check the LM's key, model and address, then start the "
+                f"every call would fail: {first_line(error)}; check key, model and address of {model}, then start the "
                 "same again, finished calls are kept"
             )
             why.__cause__ = error

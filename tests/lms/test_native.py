@@ -127,7 +127,7 @@ OPTIONS = [
 def test_what_is_sent_is_what_dspy_itself_would_send(server, options, way):
     lm = load_lm(f"hosted_vllm/m?api_base={server.url}{options}")
     assert isinstance(lm.engine, NativeEngine)
-    own = dspy.LM(lm.model, cache=False, num_retries=0, **lm.kwargs)
+    own = dspy.LM(f"{lm.engine.route.provider}/m", cache=False, num_retries=0, **lm.kwargs)
     for each in (lm, own):
         with dspy.context(disable_history=True):
             said = asyncio.run(ask(each)) if way == "async" else each(messages=MESSAGES)
