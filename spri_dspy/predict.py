@@ -21,6 +21,7 @@ from spri_dspy.errors import UnreadableAnswer, UsageError
 from spri_dspy.evidence import current
 from spri_dspy.lms.client import forget
 from spri_dspy.lms.spec import CALL, Call, load_lm
+from spri_dspy.lms.streaming import room_in_stream
 from spri_dspy.nearest import Embedder, nearest
 from spri_dspy.parsing import is_degenerate
 from spri_dspy.records import Usage
@@ -92,6 +93,7 @@ class RolePredict(dspy.Predict):
         """One readable answer, without blocking."""
 
         async def ask(step: _Step) -> dspy.Prediction:
+            await room_in_stream()
             with _Surroundings(step.call, step.adapter):
                 return await super(RolePredict, self).aforward(**step.arguments)
 

@@ -158,6 +158,10 @@ class SPRI(Program):
         prediction = program(post="...", aim="...")        # or: await program.acall(...)
         prediction.principles, prediction.response, prediction.stop_reasons, prediction.trace, prediction.usage
 
+    `dspy.streamify` streams every candidate as it is written: listen to `response` (the draft, response.generate) and
+    to `improved_response` with `allow_reuse=True` (each refinement, response.refine). Which of them stands is known at
+    the end: the prediction, which comes last, holds it.
+
     A call that brings `principles` goes straight to the second stage; a call without what only the second stage
     needs (a rubrics instance with no answer to judge) ends after the first.
     """

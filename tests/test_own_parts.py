@@ -152,20 +152,7 @@ FILES = {
     "seeds_off": OPTIMIZER.replace("{STAGE}", "principles.generate"),
     "drafts_off": OPTIMIZER.replace("{STAGE}", "final"),
 }
-MATTERS = [
-    "glove",
-    "scarf",
-    "umbrella",
-    "bicycle",
-    "kitten",
-    "kettle",
-    "piano",
-    "wallet",
-    "ladder",
-    "parcel",
-    "lantern",
-    "violin",
-]
+MATTERS = "glove scarf umbrella bicycle kitten kettle piano wallet ladder parcel lantern violin"
 
 
 @pytest.fixture
@@ -178,7 +165,7 @@ def mine(tmp_path, monkeypatch):
         (folder / f"{name}.py").write_text(text.lstrip(), "utf-8")
     rows = [
         {"matter": f"{what} {kind}", "liked": 1 + (n + m) % 5, "where": ("hall", "yard")[n % 2]}
-        for n, kind in enumerate(MATTERS)
+        for n, kind in enumerate(MATTERS.split())
         for m, what in enumerate(("a meeting about the", "someone has lost a", "for sale, hardly used: one"))
     ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")

@@ -32,7 +32,13 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import dspy
 from dspy.clients._deprecation import adapter_message_call
-from dspy.utils.exceptions import LMError, LMProviderError, LMUnexpectedError, is_retryable_lm_error
+from dspy.utils.exceptions import (
+    LMError,
+    LMProviderError,
+    LMStreamAssemblyError,
+    LMUnexpectedError,
+    is_retryable_lm_error,
+)
 
 from spri_dspy.errors import CallError, SpriError
 from spri_dspy.lms.bodies import MAX_BODY, MAX_BODY_MB
@@ -473,7 +479,7 @@ def failure_kind(error: BaseException) -> Failure:
     """What a failed call means: try again, stop the run, or fail this one example.
 
     A server that answers 404, or a client error about the model, will do so for every example, so it is fatal;
-    a body that makes no sense may be a broken proxy, so it is transient.
+    a body that makes no sense, or a stream without its end, may be a broken proxy, so it is transient.
     """
     if isinstance(error, TimeoutError):
         return "transient"
@@ -481,7 +487,8 @@ def failure_kind(error: BaseException) -> Failure:
         return "call"
     if type(error).__name__ in _FATAL or getattr(error, "status", None) in (401, 403, 404):
         return "fatal"
-    if is_retryable_lm_error(error) or type(error) in (LMUnexpectedError, LMProviderError):
+    may_pass = (LMUnexpectedError, LMProviderError, LMStreamAssemblyError)
+    if is_retryable_lm_error(error) or type(error) in may_pass:
         return "transient"
     return "call"
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar, cast
 from urllib.request import getproxies
 
 import dspy
@@ -35,6 +36,7 @@ from dspy.lm15 import (
     Request,
     Response,
     RouterConfig,
+    StreamEndEvent,
     UnsupportedFeatureError,
     registered_providers,
     request_from_openai_chat,
@@ -42,8 +44,11 @@ from dspy.lm15 import (
 
 from spri_dspy.lms.bodies import Body, refuse_redirect, sound
 from spri_dspy.lms.spec import note_finish
+from spri_dspy.lms.streaming import room_in_stream
 
 logger = logging.getLogger(__name__)
+
+_Finished = TypeVar("_Finished", Response, StreamEndEvent)
 
 MOST_CONNECTIONS = 10_000
 """More than any run has calls in flight: the limit on these is the run's own."""
@@ -72,17 +77,20 @@ class Route:
         config = replace(self.config, transport=transport(**self.connection))
         return router(config).lm(f"{self.provider}:{self.model}")
 
-    def counted(self, response: Response) -> Response:
-        """The answer with its tokens as DSPy counts them for this provider: with cached input and thinking.
+    def finished(self, answer: _Finished) -> _Finished:
+        """An answer, or the end of a streamed one: why it ended is noted, tokens are as DSPy counts this provider's.
 
-        DSPy itself does so only for engines of its own.
+        That is with cached input and thinking; DSPy itself counts so only for engines of its own.
         """
-        usage = response.usage
-        if not (usage.cache_read_tokens or usage.cache_write_tokens or usage.reasoning_tokens):
-            return response
-        told = usage_dict(response, self.provider)
+        note_finish(answer.finish_reason)
+        usage = answer.usage
+        if usage is None or not (
+            usage.cache_read_tokens or usage.cache_write_tokens or usage.reasoning_tokens
+        ):
+            return answer
+        told = usage_dict(cast(Response, answer), self.provider)  # which looks at `usage` alone
         tokens = {"input_tokens": told.get("prompt_tokens"), "output_tokens": told.get("completion_tokens")}
-        return replace(response, usage=replace(usage, **tokens, total_tokens=told.get("total_tokens")))
+        return replace(answer, usage=replace(usage, **tokens, total_tokens=told.get("total_tokens")))
 
     def to_wire(self, request: Request) -> Request:
         """The request with the model's name as its server knows it."""
@@ -235,13 +243,13 @@ class NativeEngine:
 
     def complete(self, request: Request) -> Response:
         """Answer one request."""
-        response = self._connected().complete(self.route.to_wire(request))
-        note_finish(response.finish_reason)
-        return self.route.counted(response)
+        return self.route.finished(self._connected().complete(self.route.to_wire(request)))
 
     def stream(self, request: Request) -> Iterator[Any]:
         """Answer one request event by event."""
-        return self._connected().stream(self.route.to_wire(request))
+        with closing(self._connected().stream(self.route.to_wire(request))) as events:
+            for event in events:
+                yield self.route.finished(event) if event.type == "end" else event
 
     def _connected(self) -> Any:
         if self._client is None:
@@ -273,15 +281,16 @@ class AsyncNativeEngine(NativeEngine):
         self, request: Request
     ) -> Response:
         """Answer one request."""
-        response = await self._connected().complete(self.route.to_wire(request))
-        note_finish(response.finish_reason)
-        return self.route.counted(response)
+        return self.route.finished(await self._connected().complete(self.route.to_wire(request)))
 
-    def stream(  # pyright: ignore[reportIncompatibleMethodOverride]
+    async def stream(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, request: Request
     ) -> AsyncIterator[Any]:
         """Answer one request event by event."""
-        return self._connected().stream(self.route.to_wire(request))
+        async with aclosing(self._connected().stream(self.route.to_wire(request))) as events:
+            async for event in events:
+                yield self.route.finished(event) if event.type == "end" else event
+        await room_in_stream()
 
     async def ask(self, lm: dspy.LM, messages: Sequence[Mapping[str, Any]]) -> list[Any] | None:
         """What `lm.acall(messages=messages)` gives, with nothing worked out that is the same for every call.

@@ -11,7 +11,7 @@ A prompt that the recording does not know is a ReplayMiss, never a call somewher
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -127,6 +127,12 @@ class ReplayEngine:
         """One recorded answer."""
         return text_response(request, self.recording.answer(request))
 
+    def stream(self, request: Request) -> Iterator[Any]:
+        """The same answer as events."""
+        from dspy.lm15 import response_to_events
+
+        yield from response_to_events(self.complete(request))
+
 
 class AsyncReplayEngine(ReplayEngine):
     """The same for asynchronous calls."""
@@ -134,6 +140,13 @@ class AsyncReplayEngine(ReplayEngine):
     async def complete(self, request: Request) -> Response:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One recorded answer."""
         return text_response(request, self.recording.answer(request))
+
+    async def stream(self, request: Request) -> AsyncIterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The same answer as events."""
+        from dspy.lm15 import response_to_events
+
+        for event in response_to_events(await self.complete(request)):
+            yield event
 
 
 def text_response(request: Request, text: str) -> Response:

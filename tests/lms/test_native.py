@@ -186,7 +186,7 @@ def test_tokens_are_counted_as_dspy_counts_them_for_the_provider(provider, monke
     answer = Response(
         id="r", model="m", message=Message.assistant("Fine."), finish_reason="stop", usage=usage
     )
-    counts = {k: v for k, v in usage_dict(route.counted(answer)).items() if isinstance(v, int)}
+    counts = {k: v for k, v in usage_dict(route.finished(answer)).items() if isinstance(v, int)}
     assert counts == {k: v for k, v in usage_dict(answer, provider).items() if isinstance(v, int)}
     expected = {"openai-chat": (10, 20), "anthropic": (13, 20), "gemini": (10, 27)}[provider]
     assert (counts["prompt_tokens"], counts["completion_tokens"]) == expected
