@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         UnreadableAnswer,
         UsageError,
     )
-    from spri_dspy.judges import load_judge
+    from spri_dspy.judges import Criterion, Judge, load_judge
     from spri_dspy.lms.budget import Budget
     from spri_dspy.lms.spec import load_lm
     from spri_dspy.metrics import Metric, load_metric
@@ -41,15 +41,19 @@ if TYPE_CHECKING:
     from spri_dspy.program import SPRI, load_program
     from spri_dspy.records import Estimate, Record, Round, Score, Usage, Verdict
     from spri_dspy.runs import RunDir
-    from spri_dspy.tasks import Task, load_task
+    from spri_dspy.systems import load_system
+    from spri_dspy.tasks import Example, Task, load_task
     from spri_dspy.tuning import tune
 
 _HOME = {
     "Budget": "lms.budget",
     "CallError": "errors",
+    "Criterion": "judges",
     "CritiqueRefine": "critique_refine",
     "DataError": "errors",
     "Estimate": "records",
+    "Example": "tasks",
+    "Judge": "judges",
     "LeakError": "errors",
     "Metric": "metrics",
     "PrerequisiteError": "errors",
@@ -73,6 +77,7 @@ _HOME = {
     "load_lm": "lms.spec",
     "load_metric": "metrics",
     "load_program": "program",
+    "load_system": "systems",
     "load_task": "tasks",
     "read_score": "parsing",
     "run_bulk": "bulk",
@@ -83,9 +88,12 @@ __version__ = "0.1.0"
 __all__ = [  # noqa: RUF022 - sorted as a menu, case-sensitively
     "Budget",
     "CallError",
+    "Criterion",
     "CritiqueRefine",
     "DataError",
     "Estimate",
+    "Example",
+    "Judge",
     "LeakError",
     "Metric",
     "PrerequisiteError",
@@ -109,6 +117,7 @@ __all__ = [  # noqa: RUF022 - sorted as a menu, case-sensitively
     "load_lm",
     "load_metric",
     "load_program",
+    "load_system",
     "load_task",
     "read_score",
     "run_bulk",

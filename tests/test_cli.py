@@ -71,7 +71,9 @@ def test_file_in_place_of_the_run_directory_is_refused(tmp_path):
 def test_refusing_server_stops_the_run_with_exit_3_in_one_line(tmp_path, start_mock, config, said, route):
     lm = f"base=hosted_vllm/mock?api_base={start_mock(config).base_url}&route={route}"
     found = spri("run", "reappraisal", "--run", "r", "--lm", lm)
-    assert_refused(found, 3, "every example would fail: ", said, "check key, model and address of hosted_vllm/mock")
+    assert_refused(
+        found, 3, "every example would fail: ", said, "check key, model and address of hosted_vllm/mock"
+    )
     assert RunDir.read(tmp_path / "r").finished() == set()
 
 

@@ -12,9 +12,7 @@ import dspy
 import pytest
 
 import spri_dspy as spri
-from spri_dspy.judges import load_judge
 from spri_dspy.runs import RunDir
-from spri_dspy.systems import load_system
 from spri_dspy.tuning.optimizers import load_optimizer
 from tests.command import assert_refused, process
 from tests.command import spri as command
@@ -76,21 +74,22 @@ JUDGES = '''
 """A judge that is a function, and one that asks an LM."""
 from typing import Literal
 
-from spri_dspy.judges import Criterion, Judge, make_signature
+import spri_dspy as spri
+from spri_dspy.judges import make_signature
 
 
 def brevity(answer, n_words: int = 30):
     return max(1, 5 - len(answer.split()) // n_words)
 
 
-class Tone(Judge):
+class Tone(spri.Judge):
     name, version, inputs = "tone", "tone/1", ("instruction", "answer")
 
     def __init__(self, samples: int = 1):
         shown = {"instruction": "what the notice is about", "answer": "the notice"}
         wanted = {"feedback": (str, "why"), "warmth": (Literal[1, 2, 3, 4, 5], "how warm it is, 1 to 5")}
         asked = make_signature("Warmth", "Say how warm the notice is.", shown, **wanted)
-        super().__init__([Criterion("warmth", asked, "warmth")], samples=samples)
+        super().__init__([spri.Criterion("warmth", asked, "warmth")], samples=samples)
 '''
 BARE = '''
 """A judge that is any module of DSPy's."""
@@ -203,12 +202,12 @@ def test_a_system_takes_its_settings_and_says_which_it_has(mine):
 
 def test_a_system_of_ones_own_runs_and_is_saved_in_python(mine, tmp_path):
     task = spri.load_task(mine("notices:notices"))
-    program = load_system(mine("drafts:Twice"), task).set_lms(base="offline")
+    program = spri.load_system(mine("drafts:Twice"), task).set_lms(base="offline")
     examples = list(task.examples(mine("rows.jsonl")))[:3]
     assert program(**examples[0].inputs()).response
     assert spri.run_bulk(program, examples, tmp_path / "bulk").done == 3
     program.save(tmp_path / "saved.json")
-    assert spri.load_program(load_system(mine("drafts:Twice"), task), tmp_path / "saved.json")
+    assert spri.load_program(spri.load_system(mine("drafts:Twice"), task), tmp_path / "saved.json")
     assert spri.SPRI(task).set_lms(base="offline")(**examples[1].inputs()).stop_reasons
 
 
@@ -243,13 +242,13 @@ def test_a_judge_judges_a_run_and_a_prediction(mine, judge, criterion):
 
 def test_a_judge_judges_a_prediction_in_python(mine):
     said = {"instruction": "a notice", "answer": "Found: one glove."}
-    assert load_judge(mine("tones:brevity")).set_lms("offline")(answer="a b", n_words=1).scores == {
+    assert spri.load_judge(mine("tones:brevity")).set_lms("offline")(answer="a b", n_words=1).scores == {
         "score": 3
     }
-    judge = load_judge(mine("tones:Tone"), samples="2").set_lms("offline")
+    judge = spri.load_judge(mine("tones:Tone"), samples="2").set_lms("offline")
     assert judge.samples == 2 and 1 <= judge(**said).scores["warmth"] <= 5
     with pytest.raises(spri.UnknownNameError, match=r"setting of the judge .* 'swap'; known: samples"):
-        load_judge(mine("tones:Tone"), swap=True)
+        spri.load_judge(mine("tones:Tone"), swap=True)
 
 
 def test_judges_of_ones_own_make_a_panel(mine):
@@ -312,9 +311,9 @@ def test_an_optimizer_tunes_by_recipe(mine, tmp_path, optimizer, system, stage):
 
 def test_everything_tunes_in_python(mine, tmp_path):
     task = spri.load_task(mine("notices:notices"))
-    judge = load_judge(mine("tones:Tone")).set_lms("offline")
+    judge = spri.load_judge(mine("tones:Tone")).set_lms("offline")
     tuned = spri.tune(
-        load_system(mine("drafts:Twice"), task).set_lms(base="offline"),
+        spri.load_system(mine("drafts:Twice"), task).set_lms(base="offline"),
         trainset=list(task.examples(mine("rows.jsonl"))),
         metric=spri.load_metric(mine("counts:lowest"), judge=judge),
         optimizer=mine("drafts_off:drop_seeds"),
@@ -325,7 +324,7 @@ def test_everything_tunes_in_python(mine, tmp_path):
 
 @pytest.mark.parametrize("name", ["named", "spread", "lowest"])
 def test_a_metric_rates_and_estimates_in_python(mine, name):
-    judged = {"judge": load_judge(mine("tones:brevity"))} if name == "lowest" else {}
+    judged = {"judge": spri.load_judge(mine("tones:brevity"))} if name == "lowest" else {}
     metric = spri.load_metric(mine(f"counts:{name}"), **judged)
     task = spri.load_task(mine("notices:notices"))
     examples = list(task.examples(mine("rows.jsonl")))[:4]
@@ -388,10 +387,10 @@ def test_installed_parts_are_on_the_menu_of_a_fresh_process(mine, installed, mon
     [
         (spri.load_task, r"unknown task 'nothing'; known: .*reappraisal, rubrics, sft"),
         (
-            lambda name: load_system(name, spri.load_task("sft")),
+            lambda name: spri.load_system(name, spri.load_task("sft")),
             r"unknown system 'nothing'; known: .*vanilla",
         ),
-        (load_judge, r"unknown judge 'nothing'; known: generic, reappraisal, rubric"),
+        (spri.load_judge, r"unknown judge 'nothing'; known: generic, reappraisal, rubric"),
         (spri.load_metric, r"unknown metric 'nothing'; known: alignment, empathy, mix, pearson, score"),
         (load_optimizer, r"unknown optimizer 'nothing'; known: .*seed_search, simba"),
     ],
