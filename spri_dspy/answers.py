@@ -28,11 +28,12 @@ from dspy.utils.exceptions import AdapterParseError
 from spri_dspy.parsing import (
     LONGEST_REPAIR,
     check_nesting,
-    own_words,
+    is_damaged,
     read_objects,
     read_score,
     read_score_as_published,
 )
+from spri_dspy.quotations import own_blocks, own_words
 
 # Every repetition is bounded, so that reading stays linear on a runaway answer.
 _HEADER = re.compile(
@@ -45,11 +46,9 @@ _RATINGS = ("score", "rating", "final_score", "overall_score", "total_score", "f
 
 
 class _Section(NamedTuple):
-    """A header and the text up to the next one; the first of an answer, without a header, is named "" ."""
+    """A header's name and the text up to the next one; the first of an answer, without a header, is named "" ."""
 
     name: str
-    start: int
-    header_end: int
     text: str
 
 
@@ -93,8 +92,9 @@ def read_answer(
     text = _END.split(answer, maxsplit=1)[0].strip()
     if not _content(signature, text):
         text = answer.strip()
-    found = _json_fields(signature, answer) if json_first else {}
-    found = found or _sections(signature, text) or _json_fields(signature, answer, whole=not json_first)
+    in_json = own_blocks(answer) if is_verdict(signature) else answer
+    found = _json_fields(signature, in_json) if json_first else {}
+    found = found or _sections(signature, text) or _json_fields(signature, in_json, whole=not json_first)
     has_text = bool(_content(signature, text))
     if not found and has_text and is_verdict(signature):
         return _verdict_from_text(signature, text)
@@ -121,28 +121,34 @@ def read_answer(
 
 
 def _split(signature: type[dspy.Signature], text: str) -> Iterator[_Section]:
-    """The sections of an answer in order. Without its ## only an output's name makes a header: `[[1]]` is code."""
-    name, start, header_end = "", 0, 0
+    """The sections of an answer in order. Without its ## only an output's name makes a header: `[[1]]` is code.
+
+    A rating's header that is quoted is text.
+    """
+    outputs, own = signature.output_fields, own_words(text)
+    name, header_end = "", 0
     for mark in _HEADER.finditer(text):
-        heading = mark[1] or mark[2]
-        following = _output_named(signature.output_fields, heading)
-        if following in signature.output_fields or "##" in mark[0]:
-            yield _Section(name, start, header_end, text[header_end : mark.start()].strip())
-            name, start, header_end = following, mark.start(), mark.end()
-    yield _Section(name, start, header_end, text[header_end:].strip())
+        following = _output_named(outputs, mark[1] or mark[2])
+        is_own = own[mark.start() : mark.end()] == mark[0]
+        if (
+            "##" in mark[0]
+            if following not in outputs
+            else is_own or not scale_of(outputs[following].annotation)
+        ):
+            yield _Section(name, text[header_end : mark.start()].strip())
+            name, header_end = following, mark.end()
+    yield _Section(name, text[header_end:].strip())
 
 
 def _sections(signature: type[dspy.Signature], text: str) -> dict[str, str]:
     """The text under each output's header, {} if there is none."""
-    outputs, own, placeholder = signature.output_fields, own_words(text), _placeholder(signature)
+    outputs, placeholder = signature.output_fields, _placeholder(signature)
     found: dict[str, str] = {}
     for section in _split(signature, text):
         if section.name not in outputs or placeholder.fullmatch(section.text):
             continue
-        if not scale_of(outputs[section.name].annotation):
-            found[section.name] = found.get(section.name) or section.text
-        elif own[section.start : section.header_end] == text[section.start : section.header_end]:
-            found[section.name] = section.text
+        is_rating = scale_of(outputs[section.name].annotation)
+        found[section.name] = section.text if is_rating else found.get(section.name) or section.text
     return found
 
 
@@ -156,7 +162,12 @@ def _json_fields(signature: type[dspy.Signature], answer: str, *, whole: bool = 
         return {}
     outputs = signature.output_fields
     named = ((_output_named(outputs, str(key)), value) for each in objects for key, value in each.items())
-    return {name: value for name, value in named if name in outputs}
+    found = {name: value for name, value in named if name in outputs}
+    if found and is_verdict(signature) and verdict_fields(signature)[0] not in found:
+        return {}  # a score alone may be a quotation: the whole text decides
+    if found and is_damaged(answer):  # cut off before its rating, and what its texts quote is none
+        found = {name: False for name, info in outputs.items() if scale_of(info.annotation)} | found
+    return found
 
 
 def _output_named(outputs: Mapping[str, Any], heading: str) -> str:

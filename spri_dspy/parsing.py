@@ -18,8 +18,9 @@ How `read_score` decides:
    A statement whose number is no whole number within the scale is a statement all the
    same, so `[RESULT] 4 ... [RESULT] 4.5` is None. A tag that holds no number (`<score>A</score>`, an
    echoed `[YOUR SCORE]`) or only the scale itself (`1-5`) states nothing.
-4. What is quoted is another's statement: in a fence that holds neither JSON nor a tag, a block of lines that begin
-   with `>`, backticks or quotation marks, closed or cut off. See `own_words`.
+4. What is quoted is another's statement: in a fence, a block of lines that begin with `>`, backticks or quotation
+   marks, closed or cut off. See `own_words`. JSON or a tag in a fence that begins or ends the text is the author's
+   own, unless another score stands outside it: then there is none.
 5. A ladder is no statement: every score of the scale in order, up or down, is a rubric being quoted.
 """
 
@@ -30,25 +31,20 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from spri_dspy.quotations import OVERALL, TAG, own_blocks, own_words, unwrapped, without_quotes
+
 _LONGEST = 200_000
 """Characters of a text that are read."""
 
-_WORD = r"(?:score|rating|result)"
-_OVERALL = r"(?:overall|final|total)"
-
-# Every repetition in these patterns is bounded: that is what keeps reading linear on a runaway answer.
-_TAG = re.compile(
-    rf"\[\s{{0,4}}(?:{_OVERALL}\s{{1,4}})?{_WORD}\s{{0,4}}(?:\]|[:=]|(?=\s[+-]?[0-9.,]{{1,9}}\s{{0,4}}\]))"
-    rf"|<\s{{0,4}}(?:{_OVERALL}[\s_-]{{1,4}})?{_WORD}(?:\s[^<>\n]{{0,40}})?>"
-    rf'|"(?:{_OVERALL}[\s_-])?{_WORD}"\s{{0,8}}:',
-    re.IGNORECASE,
-)
 _PHRASE = re.compile(
-    rf"(?<!\w)(?P<overall>{_OVERALL}\s{{1,4}})?(?:score|rating)"
+    rf"(?<!\w)(?P<overall>{OVERALL}\s{{1,4}})?(?:score|rating)"
     r"(?:[ \t]{0,4}[(\[][^()\[\]\n]{0,40}[)\]])?"  # the scale between label and colon: "Score (1-5): 4"
     r"[*_\"'`)\]\s]{0,8}(?:[:=：]|\s[-–—]\s|(?=\n)|(?P<verb>\b(?:is|of)\s))",
     re.IGNORECASE,
 )
+_WORDS = re.compile(r"[sſrSR](?i:core|ating|esult)")
+_OPENED = re.compile(r"[\[<\"][^\[<\"]{0,15}\Z")
+_OVERALL_BEFORE = re.compile(rf"(?<!\w){OVERALL}\s{{1,4}}\Z", re.IGNORECASE)
 _BOUND = re.compile(
     r"(?:max|maximum|min|minimum|highest|lowest|possible|perfect|top)[\s_-]{1,4}\Z", re.IGNORECASE
 )
@@ -67,7 +63,7 @@ _SPOILED = re.compile(
 _LINE_END = re.compile(r"[^\w\n]{0,20}(?:\n|\Z|</)")
 _TOLERATED = r"[\s*_#>\[\](){}\"'`=:]{0,20}"
 _LAST_LINE = re.compile(
-    rf"{_TOLERATED}(?P<label>(?:(?:{_OVERALL}|my)\s{{1,4}})?(?:score|rating|result|grade|verdict|answer)\b)?"
+    rf"{_TOLERATED}(?P<label>(?:(?:{OVERALL}|my)\s{{1,4}})?(?:score|rating|result|grade|verdict|answer)\b)?"
     rf"{_TOLERATED}(?P<number>[0-9]{{1,9}}(?:\.0{{1,9}})?)"
     rf"(?P<scale>[ \t]{{0,4}}(?:/|out of)[ \t]{{0,4}}(?P<high>[0-9]{{1,9}}))?(?P<stop>[.!)]?){_TOLERATED}\Z",
     re.IGNORECASE,
@@ -87,90 +83,27 @@ def read_score(text: str, low: int = 1, high: int = 5) -> int | None:
     `score of 4` in running text is not a statement: critics also write what a score of 4 would take.
     Never raises on any string. See the module's text for which statement wins.
     """
-    answer = text[-_LONGEST:].rpartition("</think>")[2]
-    # A tag is what was asked for, and in what a judge is shown there are none: inside a fence it is its own.
-    tagged, answer = own_words(answer, closed_only=True), own_words(answer)
-    for decides, statements in (
-        (0, _tags(tagged, low, high)),
-        (-1, _phrases(answer, low, high, overall=True)),
-        (-1, _phrases(answer, low, high, overall=False)),
-    ):
-        stated = _without_ladders(list(statements), low, high)
+    answer = unwrapped(text[-_LONGEST:].rpartition("</think>")[2])
+    own = own_blocks(answer)
+    stated = _labelled(own, low, high)
+    outside = own_blocks(answer, at_ends_too=True)
+    if stated and outside != own:  # a fence may hold the answer or a quotation
+        others = _labelled(outside, low, high)
+        stated = stated if not others or others == stated else [None]
+    return stated[0] if stated else _read_last_line(without_quotes(own), low, high)
+
+
+def _labelled(text: str, low: int, high: int) -> list[int | None]:
+    """The statement that decides, of a tag or a label, in a text without quoted blocks; [] if there is none."""
+    tags = _without_ladders(list(_tags(without_quotes(text, closed_only=True), low, high)), low, high)
+    if tags:
+        return tags[:1]
+    phrases = list(_phrases(without_quotes(text), low, high))
+    for is_overall in (True, False):
+        stated = _without_ladders([score for overall, score in phrases if overall is is_overall], low, high)
         if stated:
-            return stated[decides]
-    return _read_last_line(answer, low, high)
-
-
-def own_words(text: str, *, closed_only: bool = False) -> str:
-    """The text with blanks in place of every quotation that states a score or an answer; as long as it was.
-
-    Quotations are fences without JSON, blocks of lines that begin with `>`, and what stands in backticks or quotation
-    marks; one without a statement stays (`Score: "4"`). What is never closed quotes to the end of the text, of its
-    paragraph or of its line. A text that is quoted as a whole is its author's own.
-
-    Args:
-        text: what a critic or judge wrote.
-        closed_only: take neither a fence nor what is not closed for a quotation.
-    """
-    if not any(mark in text for mark in _MARKS):
-        return text
-    inside = _whole_quotation(text)
-    if inside is not None:
-        at = text.index(inside)
-        own = own_words(inside, closed_only=closed_only)
-        return " " * at + own + " " * (len(text) - at - len(inside))
-    text = (_LINES if closed_only else _BLOCK).sub(_blank, text)
-    return _INLINE.sub(lambda quote: quote[0] if closed_only and not quote["end"] else _blank(quote), text)
-
-
-def _whole_quotation(text: str) -> str | None:
-    """What stands inside, where one fence or one pair of marks holds the whole text."""
-    body = text.strip()
-    fence = _WHOLE_FENCE.fullmatch(body)
-    if fence and not _FENCE_LINE.search(fence["inside"]):
-        return fence["inside"]
-    inside = body[1:-1]
-    is_whole = len(body) > 1 and body[0] + body[-1] in _PAIRS and not {body[0], body[-1]} & set(inside)
-    return inside if is_whole else None
-
-
-def _blank(quotation: re.Match[str]) -> str:
-    """A quotation as blanks if it states something, else as it is."""
-    said = quotation[0]
-    if not _STATEMENT.search(said) or _JSON_FENCE.match(said):
-        return said
-    return re.sub(r"\S", " ", said)
-
-
-_MARKS = ("```", "~~~", ">", "`", '"', "“", "«", "'", "‘", "<<<")
-_PAIRS = ('""', "“”", "«»", "``", "''", "‘’")
-_FENCE_LINE = re.compile(r"^[ \t]{0,8}(?:`{3}|~{3})", re.MULTILINE)
-_WHOLE_FENCE = re.compile(r"(?:`{3}|~{3})[^\n]{0,40}\n(?P<inside>.*)\n[ \t]{0,8}(?:`{3}|~{3})", re.DOTALL)
-_JSON_FENCE = re.compile(r"[ \t]{0,8}(?:`{3,9}|~{3,9})[ \t]{0,4}(?:json[0-9c]?)?\s{0,9}[{\[]", re.IGNORECASE)
-_LINES = re.compile(r"(?:^[ \t]{0,8}>[^\n]*(?:\n|\Z))+", re.MULTILINE)
-_BLOCK = re.compile(
-    r"^[ \t]{0,8}(?P<fence>`{3}|~{3})[^\n]*\n"
-    r"(?:(?![ \t]{0,8}(?P=fence))[^\n]*(?:\n|\Z))*(?:[ \t]{0,8}(?P=fence)[^\n]*)?"
-    r"|^[ \t]{0,8}<<<[ \t](?P<code>[0-9a-f]{12})\n"  # the fence of a judge's prompt
-    r"(?:(?!(?P=code)[ \t]>>>)[^\n]*(?:\n|\Z))*(?:(?P=code)[ \t]>>>)?"
-    rf"|{_LINES.pattern}",
-    re.MULTILINE,
-)
-_PARAGRAPH = r"|\n(?!\s{0,20}\n)"
-_INLINE = re.compile(
-    r"(?:`[^`\n]{1,2000}"
-    rf"|(?<![\w\"])\"(?=\S)(?:[^\"\\\n]|\\.{_PARAGRAPH}){{1,2000}}"
-    rf"|“(?:[^”\n]{_PARAGRAPH}){{1,2000}}"
-    rf"|«(?:[^»\n]{_PARAGRAPH}){{1,2000}}"
-    r"|‘(?:[^‘’\n]|(?<=\w)’(?=\w)){1,300}(?=’)"
-    r"|(?<![\w'])'(?=\S)(?:[^'\n]|(?<=\w)'(?=\w)){1,300}(?='))"
-    r"(?P<end>[`\"”»’'])?"
-)
-_STATEMENT = re.compile(
-    r"(?:score|rating|result|grade|verdict|answer|label|choice|judge?ment)s?\b"
-    r"(?:[^\n]{0,60}(?:[0-9:=\]>]|\bis\b)|[^\n]{0,20}\n[^\n]{0,20}[0-9])",
-    re.IGNORECASE,
-)
+            return stated[-1:]
+    return []
 
 
 def read_score_as_published(text: str) -> int | None:
@@ -264,6 +197,15 @@ def read_objects(text: str) -> list[dict[str, Any]]:
     return [each for each in found if isinstance(each, dict)]
 
 
+def is_damaged(text: str) -> bool:
+    """True if the first JSON object of a text is cut off or otherwise no JSON."""
+    try:
+        _JSON.raw_decode(text, max(text.find("{"), 0))
+    except (ValueError, RecursionError):
+        return True
+    return False
+
+
 def check_nesting(text: str) -> None:
     """Refuse a text that no answer needs and that takes minutes to repair.
 
@@ -318,18 +260,32 @@ _TAIL, _LEAST_REPEATED, _COPIES = 8_000, 300, 6
 
 def _tags(text: str, low: int, high: int) -> Iterator[int | None]:
     """Every number that a tag states, in order; None for one that is no score on this scale."""
-    for tag in _TAG.finditer(text):
-        yield from _stated(text, tag.end(), low, high)
+    end = 0
+    for word in _WORDS.finditer(text):  # trying the pattern at every place takes ten times as long
+        opened = _OPENED.search(text, max(end, word.start() - 16), word.start())
+        tag = TAG.match(text, opened.start()) if opened else None
+        if tag:
+            end = tag.end()
+            yield from _stated(text, end, low, high)
 
 
-def _phrases(text: str, low: int, high: int, *, overall: bool) -> Iterator[int | None]:
-    """Every number that a labelled score states, either the overall ones or the others."""
-    for phrase in _PHRASE.finditer(text):
-        is_overall = phrase["overall"] is not None
-        if is_overall != overall or (phrase["verb"] and not is_overall):
+def _phrases(text: str, low: int, high: int) -> Iterator[tuple[bool, int | None]]:
+    """Every number that a labelled score states, and whether it is an overall one."""
+    end = 0
+    for word in _WORDS.finditer(text):
+        if word.start() < end:
             continue
-        if not _BOUND.search(text[max(0, phrase.start() - 14) : phrase.start()]):
-            yield from _stated(text, phrase.end(), low, high)
+        overall = _OVERALL_BEFORE.search(text, max(end, word.start() - 11), word.start())
+        phrase = _PHRASE.match(text, overall.start() if overall else word.start())
+        if phrase is None:
+            continue
+        end = phrase.end()
+        is_overall = phrase["overall"] is not None
+        if phrase["verb"] and not is_overall:
+            continue
+        for score in _stated(text, end, low, high):
+            if not _BOUND.search(text[max(0, phrase.start() - 14) : phrase.start()]):
+                yield is_overall, score
 
 
 def _stated(text: str, start: int, low: int, high: int) -> Iterator[int | None]:

@@ -17,6 +17,7 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError
 
 from spri_dspy.adapters import adapter_of
+from spri_dspy.answers import scale_of
 from spri_dspy.errors import UnreadableAnswer, UsageError
 from spri_dspy.evidence import current
 from spri_dspy.lms.client import forget
@@ -120,6 +121,8 @@ class RolePredict(dspy.Predict):
             try:
                 answer = yield _Step(call, adapter, arguments)
                 self._flag(call, lm, answer.values())
+                if call.finish_reason == "length":
+                    _unscore(answer, self.signature, call.answer or "")
                 return answer
             except AdapterParseError as error:
                 unreadable = error
@@ -245,6 +248,23 @@ def demos_of_group(demos: Sequence[Any], group: str | None) -> list[Any]:
 def _whole(demos: list[Any], signature: type[dspy.Signature]) -> list[Any]:
     """The demos less those that an optimiser took from an unscored critique: they would teach the critic just that."""
     return [demo for demo in demos if all(demo.get(name, "") is not None for name in signature.output_fields)]
+
+
+def _unscore(answer: dspy.Prediction, signature: type[dspy.Signature], said: str) -> None:
+    """Take ratings and choices out of an answer that was cut off: they may be half of one, or a quotation.
+
+    The published way to read scores takes whatever stands there, and so keeps it.
+
+    Raises:
+        AdapterParseError: an output holds a rating among its own fields and cannot do without.
+    """
+    for name, info in signature.output_fields.items():
+        extra, kind = info.json_schema_extra, info.annotation
+        is_published = isinstance(extra, dict) and extra.get("read") == "published"
+        if (scale_of(kind) or hasattr(kind, "choices")) and not is_published:
+            answer[name] = None
+        elif any(scale_of(part.annotation) for part in getattr(kind, "model_fields", {}).values()):
+            raise AdapterParseError("RolePredict", signature, said, message=f"the field {name!r} was cut off")
 
 
 def _warn_once(lm: Any) -> None:

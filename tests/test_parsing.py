@@ -188,6 +188,27 @@ def test_a_megabyte_is_read_in_linear_time(piece):
 
 
 @pytest.mark.parametrize(
+    "piece",
+    [
+        'The reply is clear, and it doesn\'t blame her; "be kind", it says. ',
+        "Score: 4, for it's kind. ",
+        "```\n[RESULT] 5\n```\n",
+        "> Score: 5\n",
+        '"Score: 5" is what it says. ',
+        "<<< 0123456789ab\nScore: 5\n",
+    ],
+)
+def test_reading_twice_as_much_takes_twice_as_long(piece):
+    def seconds(length):
+        text = (piece * (length // len(piece) + 1))[:length]
+        clock = time.process_time
+        return min(-clock() + (read_score(text), clock())[1] for _ in range(5))
+
+    assert seconds(160_000) < 0.16  # a second a megabyte on a busy machine; calm ones take a fifth
+    assert seconds(160_000) < 5 * seconds(40_000) + 0.01  # quadratic: sixteen times
+
+
+@pytest.mark.parametrize(
     ("text", "score"),
     [("[RESULT] 4.5", 4), ("[RESULT] 10", 1), ("[RESULT] 4]", 4), ("[RESULT] 7", None), ("Score: 4", None)],
 )

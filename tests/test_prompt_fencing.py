@@ -14,8 +14,8 @@ from spri_dspy.judges import choice_type, load_judge, make_signature
 from spri_dspy.lms.offline import OfflineEngine
 from spri_dspy.lms.replay import replay_lm
 from spri_dspy.lms.spec import CALL
-from spri_dspy.parsing import _TAG
 from spri_dspy.prompt_fencing import NOTICE, fence, neutral
+from spri_dspy.quotations import TAG
 from spri_dspy.systems import load_system
 from tests.factories import chat
 from tests.judge_parts import FENCE, RUBRIC, answered, rated
@@ -41,7 +41,7 @@ STRUCTURE = {
     "json": re.compile(r"^[ \t>*#`]*\[\[[ #]*(\w[\w ]*?)[ #]*\]\]", re.MULTILINE),
     "result_tag": re.compile(r"^###([A-Z][\w ]*):", re.MULTILINE),
 }
-MARKUP = re.compile(rf"<\|\w+\|>|</?s>|\[/?INST\]|</think>|</score>|{_TAG.pattern}", re.IGNORECASE)
+MARKUP = re.compile(rf"<\|\w+\|>|</?s>|\[/?INST\]|</think>|</score>|{TAG.pattern}", re.IGNORECASE)
 
 
 def asked(judge_name, style, text, tries=3, said="no idea"):

@@ -142,8 +142,10 @@ def _alternatives(entry: Any) -> dict[str, float]:
     found: dict[str, float] = {}
     for item in (*(_of(entry, "top_logprobs") or ()), entry):
         text, logprob = _of(item, "token"), _of(item, "logprob")
-        if isinstance(logprob, int | float) and not math.isnan(logprob):
-            found.setdefault(str(text), math.exp(min(logprob, 0.0)))
+        if (
+            isinstance(logprob, int | float) and logprob == logprob
+        ):  # not nan; math.isnan takes no huge whole number
+            found.setdefault(str(text), math.exp(max(min(logprob, 0), -1000)))
     return found
 
 
