@@ -181,29 +181,34 @@ class RolePredict(dspy.Predict):
         Raises:
             UsageError: it is no saved predictor, or that of a signature with other fields.
         """
-        self._check_saved(state)
         lm = self.lm
-        kept = {name: value for name, value in state.items() if name in _SAVED}
-        super().load_state({**kept, "lm": None}, allow_unsafe_lm_state=False)
+        super().load_state(harmless_state(self, self.stage_name, state), allow_unsafe_lm_state=False)
         self.lm = lm
         return self
 
-    def _check_saved(self, state: Any) -> None:
-        """Refuse a state of another shape, whatever it is."""
-        wrong = _wrong_part(state)
-        if wrong:
-            raise UsageError(f"the saved {self.stage_name} is no predictor's: {wrong}")
-        saved = len(state["signature"]["fields"])
-        if saved != len(self.signature.fields):
-            raise UsageError(
-                f"the saved {self.stage_name} has {saved} fields, this program's has {list(self.signature.fields)}: "
-                "it was saved for another task or version"
-            )
-        check_show(state.get("show", "group"))
-
 
 _SAVED = ("traces", "train", "demos", "signature", "show")
-"""What of a saved predictor is taken over; anything else in a file could replace its methods."""
+
+
+def harmless_state(predictor: Any, name: str, state: Any) -> dict[str, Any]:
+    """What of a saved predictor is taken over: neither its LM nor a setting of its calls, such as an address.
+
+    Anything else in a file could replace the predictor's methods.
+
+    Raises:
+        UsageError: it is no saved predictor, or that of a signature with other fields.
+    """
+    wrong = _wrong_part(state)
+    if wrong:
+        raise UsageError(f"the saved {name} is no predictor's: {wrong}")
+    saved = len(state["signature"]["fields"])
+    if saved != len(predictor.signature.fields):
+        raise UsageError(
+            f"the saved {name} has {saved} fields, this program's has {list(predictor.signature.fields)}: "
+            "it was saved for another task or version"
+        )
+    check_show(state.get("show", "group"))
+    return {key: value for key, value in state.items() if key in _SAVED} | {"lm": None}
 
 
 def _wrong_part(state: Any) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from spri_dspy.adapters import ChatStyle, adapter_of
 from spri_dspy.critique_refine import CritiqueRefine, Outcome, Plan, arun_plan, run_plan
 from spri_dspy.errors import UsageError
 from spri_dspy.lms.spec import load_lm
-from spri_dspy.predict import demos_of_group
+from spri_dspy.predict import demos_of_group, harmless_state
 from spri_dspy.signatures import Stages
 from spri_dspy.tasks.seeds import choose_seeds
 
@@ -136,7 +136,7 @@ class Program(dspy.Module):
         Raises:
             UsageError: it is no saved program, or one with other predictors or fields; nothing is changed.
         """
-        super().load_state(_state_of(self, state), allow_unsafe_lm_state=False)
+        _take_over(self, state, super().load_state)
 
     def load(self, path: Any, allow_pickle: bool = False, allow_unsafe_lm_state: bool = False) -> None:
         """Take over the prompts and demos in a JSON file; see `load_program`."""
@@ -323,14 +323,22 @@ def load_program(program: Any, path: str | Path) -> Any:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"the program {path} is not valid JSON: {error}") from None
     try:
-        program.load_state(_state_of(program, state))
+        _take_over(program, state, program.load_state)
     except UsageError as error:
         raise UsageError(f"the program {path}: {error}") from None
     return program
 
 
+def _take_over(program: Any, saved: Any, load: Callable[[dict[str, Any]], Any]) -> None:
+    """Load what was saved, without LMs; a plain predictor would drop its own on the way."""
+    lms = [(predictor, predictor.lm) for _, predictor in program.named_predictors()]
+    load(_state_of(program, saved))
+    for predictor, lm in lms:
+        predictor.lm = lm
+
+
 def _state_of(program: Any, saved: Any) -> dict[str, Any]:
-    """The predictors' states in what was saved, without LMs.
+    """The predictors' states in what was saved, without LMs and whatever else a predictor could not be given.
 
     Raises:
         UsageError: it is no saved program, or predictors are missing or unknown.
@@ -345,7 +353,7 @@ def _state_of(program: Any, saved: Any) -> dict[str, Any]:
             f"this is the state of another program: it has {sorted(set(state) - ours) or 'nothing'} more "
             f"and {sorted(ours - set(state)) or 'nothing'} fewer"
         )
-    return state
+    return {name: harmless_state(each, name, state[name]) for name, each in program.named_predictors()}
 
 
 def _fields(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
