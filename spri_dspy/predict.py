@@ -255,7 +255,7 @@ def _whole(demos: list[Any], signature: type[dspy.Signature]) -> list[Any]:
     return [demo for demo in demos if all(demo.get(name, "") is not None for name in signature.output_fields)]
 
 
-def _unscore(answer: dspy.Prediction, signature: type[dspy.Signature], said: str) -> None:
+def _unscore(answer: dspy.Prediction, signature: Any, said: str) -> None:
     """Take ratings and choices out of an answer that was cut off: they may be half of one, or a quotation.
 
     The published way to read scores takes whatever stands there, and so keeps it.
