@@ -193,7 +193,9 @@ async def arun_bulk(
                     for _ in range(window_of(program, concurrency)):
                         group.create_task(work.drain(line))
         except* Exception as errors:
+            run.check_there()  # what the first error says would be wrong: nothing is kept
             raise _first(errors) from None
+    run.check_there()
     if work.spent:
         raise BudgetSpent(f"{work.spent}; {work.summary.done} examples were finished now, in {run.path}")
     return work.summary

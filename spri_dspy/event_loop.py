@@ -68,16 +68,27 @@ def _interruptible(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]
 
 @contextlib.contextmanager
 def _few_collections() -> Iterator[None]:
-    """Look for garbage seldom: calls leave hardly any in cycles, and looking costs a tenth of a run's CPU time."""
-    usual = gc.get_threshold()
-    if usual[0]:
-        gc.set_threshold(max(_COLLECT_EVERY, usual[0]), *usual[1:])
+    """Look for garbage seldom: calls leave hardly any in cycles, and looking costs a tenth of a run's CPU time.
+
+    The threshold is the process's: of runs in several threads the first sets it, and the last sets it back.
+    """
+    global _n_runs, _usual
+    with _RUNS:
+        _n_runs += 1
+        if _n_runs == 1:
+            _usual = gc.get_threshold()
+            if _usual[0]:
+                gc.set_threshold(max(_COLLECT_EVERY, _usual[0]), *_usual[1:])
     try:
         yield
     finally:
-        gc.set_threshold(*usual)
+        with _RUNS:
+            _n_runs -= 1
+            if not _n_runs:
+                gc.set_threshold(*_usual)
 
 
+_RUNS, _n_runs, _usual = threading.Lock(), 0, gc.get_threshold()
 _COLLECT_EVERY = 20_000
 """Objects more than at the last look; Python's own is 700."""
 

@@ -10,21 +10,21 @@ It knows files and records. It knows nothing of programs, LMs or DSPy.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
 import logging
 import os
-import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
+from weakref import WeakSet
 
 import orjson
 
+from spri_dspy.durable import append_line, last_line_start, put_back, set_aside, write_whole
 from spri_dspy.errors import DataError, RunMismatchError, UsageError
 from spri_dspy.records import SCHEMA, Record
 
@@ -118,9 +118,8 @@ class RunDir:
     def _begin(self, manifest: dict[str, Any], fresh: bool) -> None:
         for name in (MANIFEST, RECORDS):
             _refuse_irregular(self.path / name)
-        if fresh:
-            self._clear()
-        if (self.path / MANIFEST).exists():
+        put_back(self.path, MANIFEST)
+        if (self.path / MANIFEST).exists() and not fresh:
             self.manifest = RunDir.read(self.path).manifest
             self._compare(manifest)
             if self.manifest["schema"] != SCHEMA:  # the records that follow are of this version
@@ -132,7 +131,8 @@ class RunDir:
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 **manifest,
             }
-            self._write_manifest()
+            with set_aside(self.path, (RECORDS, CALLS, CACHE, *MADE_FROM_IT), MANIFEST):
+                self._write_manifest()
         self._mend_last_line()
         self._out = os.open(self.path / RECORDS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
@@ -150,15 +150,9 @@ class RunDir:
             raise UsageError(
                 f"{self.path} is in use by another process (pid {owner}); wait for it or stop it"
             ) from None
+        _OPEN.add(self)
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, str(os.getpid()).encode(), 0)
-
-    def _clear(self) -> None:
-        """Remove the run that is there; its manifest last, so that what a kill leaves is still a run."""
-        for name in (CACHE, *MADE_FROM_IT):
-            shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in (CALLS, RECORDS, MANIFEST):
-            (self.path / name).unlink(missing_ok=True)
 
     def _compare(self, manifest: Mapping[str, Any]) -> None:
         was, now = self.manifest, json.loads(json.dumps(manifest))
@@ -178,7 +172,7 @@ class RunDir:
         if not path.exists() or not path.stat().st_size:
             return
         with path.open("rb+") as file:
-            end = _last_line_start(file)
+            end = last_line_start(file)
             tail = file.read()
             if tail.endswith(b"\n"):
                 return
@@ -195,10 +189,32 @@ class RunDir:
             UsageError: it cannot be written (a full disk); what was written before is whole.
         """
         assert self._out is not None, "the run is not open for writing"
-        _append(self._out, record.to_json(), self.path / RECORDS)
+        self.check_there()
+        append_line(self._out, record.to_json(), self.path / RECORDS)
         if self._ends is not None:
             self._n_lines += 1
             self._ends[record.id] = self._n_lines if record.ok else -self._n_lines
+
+    def check_there(self) -> None:
+        """Refuse to go on with a run whose files somebody removed or replaced; a run open for reading is not looked at.
+
+        Raises:
+            UsageError: they are gone; says what is lost.
+        """
+        if self._out is None:
+            return
+        ours = os.fstat(self._out)
+        try:
+            is_there = os.path.samestat(ours, os.stat(self.path / RECORDS))
+        except OSError:
+            is_there = False
+        if not is_there:
+            what = "replaced" if (self.path / RECORDS).exists() else "removed"
+            kept = "" if self._ends is None else f" {len(self._ends):,}"
+            raise UsageError(
+                f"{self.path / RECORDS} was {what} while the run went on: its{kept} finished examples are lost; start "
+                "the same command again"
+            )
 
     def records(self) -> Iterator[Record]:
         """Finished examples in the order in which they finished; of an example that ran twice, the last.
@@ -258,6 +274,19 @@ class RunDir:
         self.close()
 
 
+_OPEN: WeakSet[RunDir] = WeakSet()
+"""Runs that this process writes."""
+
+
+def _leave_to_the_parent() -> None:
+    """Close a forked child's copies: the lock would outlive the parent, and records have one writer."""
+    for run in list(_OPEN):
+        run.close()
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
+
+
 class CallLog:
     """Prompt and answer of every call of a run, one JSON line a call, in calls.jsonl beside the records.
 
@@ -280,7 +309,7 @@ class CallLog:
         """
         with self._lock:
             if self._out is not None:
-                _append(self._out, call, self.path)
+                append_line(self._out, call, self.path)
 
     def close(self) -> None:
         """Close the file; what is appended later is lost, and closing again does nothing."""
@@ -288,26 +317,6 @@ class CallLog:
             if self._out is not None:
                 os.close(self._out)
             self._out = None
-
-
-def _append(out: int, value: Any, path: Path) -> None:
-    """Append one JSON line whole or not at all.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
-    # Half a surrogate pair is no UTF-8; its escape is, and JSON reads it back.
-    line = (json.dumps(value, ensure_ascii=False, default=str) + "\n").encode("utf-8", "backslashreplace")
-    try:
-        start = os.lseek(out, 0, os.SEEK_END)
-        if os.write(out, line) != len(line):
-            os.ftruncate(out, start)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written: {error.strerror}; mend that and start the same command again, finished "
-            "examples are kept"
-        ) from None
 
 
 def fingerprint(value: Any) -> str:
@@ -379,27 +388,6 @@ def _loads(line: bytes) -> Any:
         return orjson.loads(line)
     except ValueError:  # half a surrogate pair, or really broken: the standard library decides
         return json.loads(line)
-
-
-def _last_line_start(file: Any) -> int:
-    """Seek to the start of the last line and tell where that is."""
-    end = file.seek(0, os.SEEK_END)
-    position, step = end - 1, 1 << 16
-    while position > 0:
-        begin = max(0, position - step)
-        file.seek(begin)
-        found = file.read(position - begin).rfind(b"\n")
-        if found >= 0:
-            return file.seek(begin + found + 1)
-        position = begin
-    return file.seek(0)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, "utf-8")
-    partial.replace(path)
 
 
 def _differing(was: Any, now: Any) -> tuple[Any, Any]:

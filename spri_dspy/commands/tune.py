@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -26,6 +25,7 @@ from spri_dspy.bulk import plain
 from spri_dspy.commands.forecast import Forecast, cost, price_evenly
 from spri_dspy.commands.manifest import folder_name, source_fingerprint, versions
 from spri_dspy.commands.recipe import Recipe
+from spri_dspy.durable import start_over, write_whole
 from spri_dspy.errors import DataError, PrerequisiteError, UsageError
 from spri_dspy.judges import load_judge
 from spri_dspy.lms.budget import LIMITS, Budget
@@ -34,7 +34,7 @@ from spri_dspy.metrics import Metric, load_metric
 from spri_dspy.program import load_program, set_lms
 from spri_dspy.records import Record
 from spri_dspy.report.tuning import KIND
-from spri_dspy.runs import MANIFEST, RunDir, fingerprint, write_whole
+from spri_dspy.runs import MANIFEST, RunDir, fingerprint
 from spri_dspy.systems import load_system
 from spri_dspy.tasks import Example, Task, load_task
 from spri_dspy.tuning.evaluation import unscorable
@@ -369,7 +369,12 @@ def throw_away(folder: Path) -> None:
     if manifest.get("kind") != KIND:
         raise UsageError(f"{folder} is a run of another kind; name another directory")
     with RunDir.create(folder, manifest):
-        shutil.rmtree(folder)
+        try:
+            start_over(folder)
+        except OSError as error:
+            raise UsageError(
+                f"{folder} cannot be thrown away: {error.strerror}; mend that or name another directory"
+            ) from None
 
 
 def _split(part: Sequence[Example]) -> dict[str, Any]:

@@ -121,17 +121,28 @@ class Output:
             shutil.rmtree(staging, ignore_errors=True)
 
     def _move(self, staging: Path) -> None:
-        if not self.is_folder:
-            # The card first: rows never stand without one.
-            (staging / CARD).replace(self.card)
-            (staging / self.file).replace(self.path)
-            return
+        """Put what is whole in its place; what is there comes back if that fails."""
         earlier = staging.with_suffix(".old")
+        moves = [(staging, self.path)]
+        if not self.is_folder:  # the card first: rows never stand without one
+            moves = [(staging / CARD, self.card), (staging / self.file, self.path)]
         shutil.rmtree(earlier, ignore_errors=True)
-        if self.path.exists():  # an earlier export, or an empty folder: refuse_what_is_there has looked
-            self.path.replace(earlier)
-        staging.replace(self.path)
-        shutil.rmtree(earlier, ignore_errors=True)
+        earlier.mkdir()
+        done: list[tuple[Path, Path]] = []
+        try:
+            for number, (new, place) in enumerate(moves):
+                if place.exists():  # an earlier export, or an empty folder: refuse_what_is_there has looked
+                    place.replace(earlier / str(number))
+                    done.append((earlier / str(number), place))
+                new.replace(place)
+        except BaseException:
+            for old, place in done:
+                if place.is_dir():
+                    shutil.rmtree(place)
+                old.replace(place)
+            raise
+        finally:
+            shutil.rmtree(earlier, ignore_errors=True)
 
 
 def output(to: str | None, out: Path | None, default: Path) -> Output:

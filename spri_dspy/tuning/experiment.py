@@ -33,6 +33,7 @@ from typing import Any
 from dspy.teleprompt import Teleprompter
 
 from spri_dspy.bulk import plain
+from spri_dspy.durable import write_whole
 from spri_dspy.errors import BudgetSpent, UsageError
 from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.client import Retry
@@ -41,7 +42,7 @@ from spri_dspy.metrics import Metric, load_metric
 from spri_dspy.program import models_of
 from spri_dspy.records import Record
 from spri_dspy.report.tuning import KIND, REPORT
-from spri_dspy.runs import RunDir, fingerprint, write_whole
+from spri_dspy.runs import RunDir, fingerprint
 from spri_dspy.tasks import Example
 from spri_dspy.tuning.context import MARGIN, Context
 from spri_dspy.tuning.decision import FEWEST_CLUSTERS, Decision, decide
