@@ -56,8 +56,6 @@ class Setting:
 
     def sample(self, sizes: Sequence[int], generator: np.random.Generator) -> Iterator[Sample]:
         """One sample a group: labels and two judges' scores, each instances x responses."""
-        import numpy as np
-
         for size, skill in zip(sizes, SKILLS, strict=False):
             rest = (1 - skill * skill) ** 0.5
             shape, once = (size, self.responses), (size, 1)
@@ -82,7 +80,13 @@ class Setting:
         for group, (labels, *judges) in enumerate(self.sample(sizes, generator)):
             for side, values in zip(sides, judges, strict=True):
                 side.extend(
-                    Score(f"{group}-{c}-{r}", float(values[c, r]), float(labels[c, r]), f"g{group}", f"{group}-{c}")
+                    Score(
+                        f"{group}-{c}-{r}",
+                        float(values[c, r]),
+                        float(labels[c, r]),
+                        f"g{group}",
+                        f"{group}-{c}",
+                    )
                     for c in range(len(values))
                     for r in range(self.responses)
                 )

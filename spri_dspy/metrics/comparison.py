@@ -28,6 +28,7 @@ from spri_dspy.metrics.bootstrap import (
     has,
     is_number,
     middle,
+    tail,
 )
 from spri_dspy.metrics.set_level import (
     CONSTANT,
@@ -42,7 +43,7 @@ from spri_dspy.metrics.set_level import macro as macro_mean
 from spri_dspy.records import Score
 
 if TYPE_CHECKING:
-    from spri_dspy.metrics.bootstrap import Floats
+    from spri_dspy.metrics.bootstrap import Floats, Integers
 
 T_TEST = "paired t-test, which takes examples for independent"
 """The published test, by what it assumes: where examples share a cluster, it rejects too often."""
@@ -130,14 +131,21 @@ def compare(
     ]
     drawn = draw_counts(columns[0], resamples, rng)
     raw = np.concatenate([evaluators[0](counts) - evaluators[1](counts) for counts in drawn])
-    interval = middle(np.round(raw, 12))  # systems that differ by rounding alone do not differ
+    # Systems that differ by rounding alone do not differ.
+    interval = middle(np.round(raw, 12), tail(columns[0].strata))
     p = _swapped(statistic, columns, groups if macro else None, draws, rng)
     note = "; ".join(n for n in (common.note, interval.note) if n) or None
     return Comparison(name, difference, interval.low, interval.high, p, n, test, common.dropped, note)
 
 
 def permutation_p(
-    first: Floats, second: Floats, combine: Callable[[Floats], Floats], *, draws: int, rng: random.Random
+    first: Floats,
+    second: Floats,
+    combine: Callable[[Floats], Floats],
+    *,
+    draws: int,
+    rng: random.Random,
+    strata: Sequence[Integers] = (),
 ) -> float:
     """Two-sided p of the difference of a statistic that follows from sums, under swaps of whole clusters.
 
@@ -147,18 +155,22 @@ def permutation_p(
         combine: sums without the axis of clusters (swaps x ...) -> the statistic of each.
         draws: how many swaps; all of them are tried where there are no more.
         rng: decides them.
+        strata: the numbers of the clusters in which each system's values were standardised, if they were. That took
+            a part of what a swap can change: of m clusters, swaps change sqrt((m - 1) / m) of it, which is made up for.
     """
     import numpy as np
 
     fixed, moving = (first + second).sum(axis=0) / 2, (first - second) / 2
-    moving = moving[np.abs(moving).reshape(len(moving), -1).max(axis=1) > 0]
-    n = len(moving)
+    widened = moving.copy()
+    for stratum in strata:
+        widened[stratum] *= math.sqrt(len(stratum) / max(1, len(stratum) - 1))
+    widened = widened[np.abs(moving).reshape(len(moving), -1).max(axis=1) > 0]
+    n = len(widened)
 
-    def differences(signs: Floats) -> Floats:
-        moved = np.tensordot(signs, moving, 1)
+    def differences(moved: Floats) -> Floats:
         return combine(fixed + moved) - combine(fixed - moved)
 
-    observed = abs(float(differences(np.ones((1, n)))[0]))
+    observed = abs(float(differences(moving.sum(axis=0)[None])[0]))
     is_exact = (
         n <= 60 and 2 ** max(0, n - 1) <= draws
     )  # a swap of everything changes the sign and nothing else
@@ -173,7 +185,7 @@ def permutation_p(
     extreme = total = 0
     for signs in chunks:
         # What has no value is as extreme as can be: it speaks for nobody.
-        extreme += int((~(np.abs(differences(signs)) < observed - 1e-12)).sum())
+        extreme += int((~(np.abs(differences(np.tensordot(signs, widened, 1))) < observed - 1e-12)).sum())
         total += len(signs)
     return extreme / total if is_exact else (1 + extreme) / (1 + total)
 
@@ -200,7 +212,8 @@ def _swapped(
         sums.table(side) if groups is None else np.stack([sums.table(side.only(g)) for g in groups], axis=1)
         for side in sides
     )
-    return permutation_p(first, second, combine, draws=draws, rng=rng)
+    strata = sides[0].strata if sums.is_standard else ()
+    return permutation_p(first, second, combine, draws=draws, rng=rng, strata=strata)
 
 
 def _swapped_by_calling(

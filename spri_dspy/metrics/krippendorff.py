@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from spri_dspy.metrics.bootstrap import draw_clusters, is_number, middle
+from spri_dspy.metrics.bootstrap import draw_clusters, is_number, middle, tail
 from spri_dspy.records import Estimate
 
 if TYPE_CHECKING:
@@ -66,9 +66,10 @@ def krippendorff_alpha(
     if not ci or len(tables) < 2:
         return Estimate(name, value, n, dropped, reason="no interval: a single cluster" if ci else None)
     flat = tables.reshape(len(tables), -1)
-    drawn = draw_clusters([np.arange(len(tables))], resamples, rng, width=max(flat.shape))
+    strata = [np.arange(len(tables))]
+    drawn = draw_clusters(strata, resamples, rng, width=max(flat.shape))
     values = [_alpha((counts @ flat).reshape(-1, *tables.shape[1:]), categories, level) for counts in drawn]
-    interval = middle(np.concatenate(values))
+    interval = middle(np.concatenate(values), tail(strata))
     return Estimate(name, value, n, dropped, interval.low, interval.high, interval.note)
 
 

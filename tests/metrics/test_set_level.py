@@ -10,7 +10,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from spri_dspy.metrics.bootstrap import NO_GROUP, collect, draw_counts, middle, wilson
+from spri_dspy.metrics.bootstrap import NO_GROUP, collect, draw_counts, middle, tail, wilson
 from spri_dspy.metrics.ranks import kendall, spearman
 from spri_dspy.metrics.set_level import (
     Statistic,
@@ -384,3 +384,14 @@ def test_a_thousand_resamples_of_a_benchmark_take_a_moment():
         estimate = macro(metric, scores)
         assert time.perf_counter() - start < 2
         assert estimate.low < estimate.value < estimate.high
+
+
+def test_few_clusters_widen_the_interval_as_student_t_does():
+    strata = [np.arange(5)]
+    share = tail(strata)
+    assert stats.norm.ppf(share) == pytest.approx(stats.t.ppf(0.025, 4) * (5 / 4) ** 0.5)
+    assert share < tail([np.arange(15)]) < tail([np.arange(1000)]) == pytest.approx(0.025, rel=0.02)
+    assert tail([np.arange(5), np.arange(5)]) == pytest.approx(
+        stats.norm.cdf(stats.t.ppf(0.025, 8) * (10 / 8) ** 0.5)
+    )
+    assert tail([np.array([0])]) > 0  # one cluster has no interval, and no division by nothing

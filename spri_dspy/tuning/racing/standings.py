@@ -15,7 +15,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from spri_dspy.metrics.bootstrap import draw_clusters, is_number
+from spri_dspy.metrics.bootstrap import draw_clusters, is_number, tail
 from spri_dspy.metrics.comparison import Comparison, permutation_p
 from spri_dspy.tuning.racing.objectives import Measure, Objective, Plan
 
@@ -154,7 +154,8 @@ class Sheet:
         counts = draw_clusters(strata, _RESAMPLES, rng, width=_WIDTH)
         drawn = np.concatenate([self._differences(np.tensordot(c, sums, 1)) for c in counts])
         difference = float(self._differences(sums.sum(axis=0)[None])[0])
-        low, high = (float(q) for q in np.nanquantile(drawn, (0.025 / tests, 1 - 0.025 / tests)))
+        beyond = tail(strata, 0.025 / tests)
+        low, high = (float(q) for q in np.nanquantile(drawn, (beyond, 1 - beyond)))
         first, second = np.split(sums, 2, axis=-1)
         p = permutation_p(first, second, self._objective.combine, draws=_RESAMPLES, rng=rng)
         return Comparison(name, difference, low, high, min(1.0, tests * p), len(at), test, dropped)
