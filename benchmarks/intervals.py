@@ -70,7 +70,8 @@ class Setting:
         import numpy as np
         from scipy import stats
 
-        return 1.0 + np.digitize(latent, stats.norm.ppf(np.cumsum(self.marks)[:-1]))
+        cuts = stats.norm.ppf(np.cumsum(self.marks)[:-1])
+        return np.digitize(latent, cuts).astype(np.float64) + 1
 
     def scores(self, generator: np.random.Generator) -> tuple[list[Score], list[Score]]:
         """The two judges' scores of one draw."""

@@ -280,7 +280,7 @@ def _topics(text: str) -> list[str]:
     for my, word in _WORD.findall(text):
         if my or (len(word) > 3 and word[0].isalpha() and not _STOP.fullmatch(word.casefold())):
             weight[word.casefold()] += 3 if my else 1
-            shown[word.casefold()] = f"my {word}" if my else shown.get(word.casefold(), word)
+            shown[word.casefold()] = f"my {word}" if my else shown.get(word.casefold()) or word
     return [shown[word] for word, _ in weight.most_common(40)]
 
 
