@@ -37,7 +37,7 @@ from spri_dspy.lms.budget import Budget, price_of
 from spri_dspy.lms.cache import CallCache, take_over_shards
 from spri_dspy.lms.client import Retry, Scope, failure_kind, use_scope
 from spri_dspy.lms.concurrency import TURN, Limiter, Turn
-from spri_dspy.program import fingerprint, models_of, settings_of
+from spri_dspy.program import check_scorers, fingerprint, models_of, settings_of
 from spri_dspy.progress import Progress
 from spri_dspy.records import Record, Usage
 from spri_dspy.redaction import error_line
@@ -113,9 +113,11 @@ def run_bulk(
     Raises:
         RunMismatchError: the path holds a run of another program, with other LMs, or of other inputs.
         BudgetSpent: the budget is spent; calls that were in flight then are finished and kept.
-        UsageError: concurrency below 1, a deadline that is none, two examples of one id, or the run cannot be written.
+        UsageError: the base is real and the critic offline, concurrency is below 1, a deadline is none, two examples
+            have one id, or the run cannot be written.
         PrerequisiteError: a failure that every example would meet; finished examples are kept.
     """
+    check_scorers(program)  # before anything is written
 
     def into(directory: RunDir, given: Iterable[Any]) -> Summary:
         finished = len(directory.finished(retry_errors=retry_errors))
@@ -166,6 +168,7 @@ async def arun_bulk(
 ) -> Summary:
     """Run a program over examples into a run directory that is open; everything else as for `run_bulk`."""
     limiter = Limiter(concurrency)
+    check_scorers(program)
     check_budget(program, budget)
     check_deadline(deadline)
     folder = cache_folder or run.path / CACHE

@@ -20,7 +20,7 @@ from spri_dspy import runs
 from spri_dspy.adapters import ChatStyle, adapter_of
 from spri_dspy.critique_refine import CritiqueRefine, Outcome, Plan, arun_plan, run_plan
 from spri_dspy.errors import UsageError
-from spri_dspy.lms.spec import load_lm
+from spri_dspy.lms.spec import LMSpec, check_offline_roles, load_lm
 from spri_dspy.predict import demos_of_group, harmless_state
 from spri_dspy.signatures import Stages
 from spri_dspy.tasks.seeds import choose_seeds
@@ -116,19 +116,18 @@ class Program(dspy.Module):
         return inputs, self.group_of(inputs) if group is None and self.group_of else group
 
     def set_lms(self, base: Any = None, critic: Any = None) -> Program:
-        """Give the roles their LMs, as LM strings or dspy.LM objects. Without a critic, the base criticises."""
+        """Give the roles their LMs, as LM strings or dspy.LMs; see `set_lms`. Without a critic, the base criticises."""
         return set_lms(self, base=base, critic=critic)
 
     def set_lm(self, lm: Any) -> None:
         """Set the base LM. The critic keeps its own: DSPy's optimisers call this with one LM for all."""
         for _, predictor in self.named_predictors():
-            if getattr(predictor, "role", "base") == "base":
+            if _role_of(predictor) == "base":
                 predictor.lm = lm
 
     def get_lm(self) -> Any:
         """The base LM."""
-        roles = ((p, getattr(p, "role", "base")) for _, p in self.named_predictors())
-        return next((p.lm for p, role in roles if role == "base"), None)
+        return next((p.lm for _, p in self.named_predictors() if _role_of(p) == "base"), None)
 
     def load_state(self, state: dict[str, Any], *, allow_unsafe_lm_state: bool = False) -> None:
         """Take over saved prompts and demos, bare or as `spri tune` writes them; LMs stay as they are set.
@@ -252,13 +251,56 @@ def set_lms(program: Any, **lms: Any) -> Any:
         program: any DSPy module; predictors without a role count as base.
         **lms: role -> LM string or dspy.LM; None leaves the role to the base. Without `base`, only the named
             roles change.
+
+    Raises:
+        UsageError: a real base would be scored by the offline LM, see `check_scorers`, or an LM string is malformed;
+            nothing is changed.
+        PrerequisiteError: a key or an address is missing; nothing is changed.
     """
     made = {role: load_lm(lm) for role, lm in lms.items() if lm is not None}
-    for _, predictor in program.named_predictors():
-        lm = made.get(getattr(predictor, "role", "base")) or made.get("base")
-        if lm is not None:
-            predictor.lm = lm
+    planned = [
+        (predictor, made.get(_role_of(predictor)) or made.get("base") or predictor.lm)
+        for _, predictor in program.named_predictors()
+    ]
+    _check_scored([*made.items(), *((_role_of(predictor), lm) for predictor, lm in planned)])
+    for predictor, lm in planned:
+        predictor.lm = lm
     return program
+
+
+def check_scorers(program: Any, *judges: Any) -> None:
+    """Refuse to have what a real base is paid for criticised or judged by the offline LM.
+
+    Args:
+        program: any DSPy module; predictors without a role count as base.
+        *judges: those who judge its answers; None stands for none.
+
+    Raises:
+        UsageError: the base is real, and a critic or a judge is the offline LM.
+    """
+    asked = [(_role_of(predictor), predictor.lm) for predictor in _predictors_of(program)]
+    asked += [("judge", predictor.lm) for judge in judges for predictor in _predictors_of(judge)]
+    _check_scored(asked)
+
+
+def _predictors_of(program: Any) -> list[Any]:
+    """Those of a DSPy module; anything else has none."""
+    return [predictor for _, predictor in getattr(program, "named_predictors", list)()]
+
+
+def _check_scored(asked: Iterable[tuple[str, Any]]) -> None:
+    specs: dict[str, LMSpec] = {}
+    for role, lm in asked:
+        lm = lm or dspy.settings.lm
+        spec = LMSpec("offline") if lm is None else getattr(lm, "spec", None) or LMSpec(str(lm.model))
+        # Of several LMs of one role the one counts that may not be: a base that is real, a critic that is offline.
+        if role not in specs or (spec.prefix == "offline") is (role != "base"):
+            specs[role] = spec
+    check_offline_roles(specs, 'ROLE="PROVIDER/MODEL"')
+
+
+def _role_of(predictor: Any) -> str:
+    return getattr(predictor, "role", "base")
 
 
 def fingerprint(program: Any, group: str | None = None) -> str:
@@ -293,7 +335,7 @@ def models_of(program: Any) -> dict[str, str]:
     """The LM of each role with its sampling and prompt style, without how it is reached."""
     found: dict[str, str] = {}
     for _, predictor in program.named_predictors():
-        lm, role = predictor.lm or dspy.settings.lm, getattr(predictor, "role", "base")
+        lm, role = predictor.lm or dspy.settings.lm, _role_of(predictor)
         if lm is None or role in found:
             continue
         spec, adapter = getattr(lm, "spec", None), adapter_of(lm)

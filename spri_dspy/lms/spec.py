@@ -319,13 +319,14 @@ def check_roles(lms: Mapping[str, str]) -> dict[str, LMSpec]:
     return {role: parse_lm(text) for role, text in lms.items()}
 
 
-def check_offline_roles(specs: Mapping[str, LMSpec]) -> None:
+def check_offline_roles(specs: Mapping[str, LMSpec], named: str = "--lm ROLE=PROVIDER/MODEL") -> None:
     """Refuse to let the offline LM score what a real one is paid for.
 
     Only a real base is looked at: answers of the offline base may be scored by anything. A replayed run is real.
 
     Args:
         specs: the LMs that will be asked, by role, defaults filled in.
+        named: how the caller names an LM, for the message.
 
     Raises:
         UsageError: the base is real, and its critic or its judge is the offline LM.
@@ -336,5 +337,5 @@ def check_offline_roles(specs: Mapping[str, LMSpec]) -> None:
         name = " and ".join(offline)
         raise UsageError(
             f"the {name} would be the offline LM, whose scores say nothing about {base.model}: pass "
-            + " ".join(f"--lm {role}=PROVIDER/MODEL" for role in offline)
+            + " ".join(named.replace("ROLE", role) for role in offline)
         )

@@ -37,9 +37,9 @@ from spri_dspy.durable import write_whole
 from spri_dspy.errors import BudgetSpent, UsageError
 from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.client import Retry
-from spri_dspy.lms.spec import check_offline_roles, load_lm
+from spri_dspy.lms.spec import load_lm
 from spri_dspy.metrics import Metric, load_metric
-from spri_dspy.program import models_of
+from spri_dspy.program import check_scorers, models_of
 from spri_dspy.records import Record
 from spri_dspy.report.tuning import KIND, REPORT
 from spri_dspy.runs import RunDir, fingerprint
@@ -48,7 +48,7 @@ from spri_dspy.tuning.context import MARGIN, Context
 from spri_dspy.tuning.decision import FEWEST_CLUSTERS, Decision, decide
 from spri_dspy.tuning.evaluation import Evaluator, Spent, unscorable
 from spri_dspy.tuning.optimizers import load_optimizer
-from spri_dspy.tuning.programs import copy_program, identity, specs_of, stages_of
+from spri_dspy.tuning.programs import copy_program, identity, stages_of
 from spri_dspy.tuning.report import TuningReport, changes_of
 from spri_dspy.tuning.seeds import Pool
 from spri_dspy.tuning.splits import Splits, make_splits
@@ -163,7 +163,7 @@ class Experiment(Teleprompter):
         start = copy_program(student)
         if self.prompt_lm is not None:
             self.prompt_lm = load_lm(self.prompt_lm)
-        check_offline_roles(specs_of([start, self.metric.judge, self.metric.oracle]))
+        check_scorers(start, self.metric.judge, self.metric.oracle)
         splits = self.split(start, trainset, valset, testset)
         self.check(start, splits)
         manifest = self._manifest(start, teacher, splits)

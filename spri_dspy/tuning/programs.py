@@ -5,14 +5,13 @@ It knows DSPy modules. What they are run on is in `evaluation`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import dspy
 
 from spri_dspy import runs
 from spri_dspy.errors import UnknownNameError, UsageError
-from spri_dspy.lms.spec import LMSpec
 from spri_dspy.predict import RolePredict
 from spri_dspy.program import fingerprint, models_of
 
@@ -27,17 +26,6 @@ def identity(module: Any, group: str | None = None) -> str:
         group: count only the demos that an example of this group is shown; None counts all.
     """
     return runs.fingerprint([fingerprint(module, group), models_of(module)])
-
-
-def specs_of(modules: Iterable[Any]) -> dict[str, LMSpec]:
-    """What names the LM of each role, of those that `load_lm` made; None among the modules is passed over."""
-    found: dict[str, LMSpec] = {}
-    for module in modules:
-        for _, predictor in module.named_predictors() if module is not None else ():
-            spec = getattr(lm_of(predictor), "spec", None)
-            if spec is not None:
-                found.setdefault(getattr(predictor, "role", "base"), spec)
-    return found
 
 
 def stages_of(program: Any, names: Sequence[str]) -> dict[str, RolePredict]:
