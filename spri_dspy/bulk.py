@@ -42,6 +42,7 @@ from spri_dspy.progress import Progress
 from spri_dspy.records import Record, Usage
 from spri_dspy.redaction import error_line
 from spri_dspy.runs import CACHE, CallLog, RunDir
+from spri_dspy.screen import say
 from spri_dspy.tasks.example import Example, as_examples
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,8 @@ def run_bulk(
         deadline: seconds after which an example is given up, None for never; waiting for a place does not count.
         cache_folder: where finished calls are kept, the run's own by default; runs that share one share calls.
         keep_calls: keep prompt and answer of every call in RUN/calls.jsonl; of LMs that `load_lm` made.
-        progress: show on stderr how far it is, with calls per second, tokens, dollars and failures.
+        progress: show on stderr how far it is, with calls per second, tokens, dollars and failures, and the totals
+            at the end.
         on_record: called with each new record, after it is written.
         on_call: called with every call when it ended, cached ones included, as calls.jsonl has them.
 
@@ -138,7 +140,10 @@ def run_bulk(
                 on_record=bar.telling(on_record) if bar else on_record,
                 on_call=on_call,
             )
-            return run_to_end(running)
+            summary = run_to_end(running)
+        if bar is not None:
+            say(f"{summary.done:,} done, {summary.failed:,} failed; {directory.path}", *bar.totals.lines())
+        return summary
 
     if isinstance(run, RunDir):
         return into(run, examples)

@@ -7,6 +7,7 @@ the last two can be resumed.
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -284,14 +285,14 @@ def tune(
     plan = command.plan(asked, allow_leak=allow_leak)
     if dry_run:
         return _print_forecast(plan.forecast(), json_out)
-    with Progress(None, what="runs of a program", prices=plan.prices) as progress:
+    with Progress(None, what="rollouts", prices=plan.prices) as progress:
         tuned = plan.execute(fresh=fresh, on_record=progress.add, on_phase=progress.describe)
     directory = RunDir.read(plan.folder)
     if json_out:
         print_json({"run": str(plan.folder), **command.summary(tuned.report), "lms": plan.lms})
     else:
         print_lines(report.outcome(directory))
-    say(*plan.notes, *(f"next: {each}" for each in plan.next_commands()))
+    say(*progress.totals.troubles(), *plan.notes, *(f"next: {each}" for each in plan.next_commands()))
 
 
 @app.command("ls")
@@ -306,8 +307,8 @@ def list_runs(
     if json_out:
         print_json([each.to_json() for each in found])
     elif found:
-        print_parts(listing.table(found))
-    say(*damaged, *([] if found else [f"there is no run in {folder}"]))
+        print_parts([listing.Runs(found)])
+    say(*damaged, *([] if found or damaged else [f"there is no run in {folder}"]))
 
 
 @app.command()
@@ -323,7 +324,7 @@ def show(
 ) -> None:
     """Show one example as it went: draft, verdict, refinement, verdict ..., response. Of a tuning: what it changed."""
     from spri_dspy.report import terminal, tuning
-    from spri_dspy.runs import RunDir
+    from spri_dspy.runs import CALLS, RunDir
 
     directory = RunDir.read(run_dir)
     if calls:
@@ -341,6 +342,8 @@ def show(
         )
     record = terminal.pick(directory, example_id)
     print_json(record.to_json()) if json_out else print_parts(terminal.trace(record))
+    if (run_dir / CALLS).is_file():
+        say(f"next: spri show {shlex.quote(str(run_dir))} {shlex.quote(record.id)} --calls")
 
 
 @app.command()

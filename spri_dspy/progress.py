@@ -86,6 +86,10 @@ class Totals:
             f"{used.calls:,} LM call{plural}{cached}, {used.input_tokens:,} tokens in, {used.output_tokens:,} out, "
             f"{usd}, {self.seconds:.1f} s"
         )
+        yield from self.troubles()
+
+    def troubles(self) -> Iterator[str]:
+        """How many examples failed, and with what; how many answers have a flag. Nothing if all went well."""
         if self.failures:
             yield "failed: " + counted(self.failures)
         if self.flags:
@@ -134,8 +138,8 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
-            self._bar = _bar()
-            self._task = self._bar.add_task(self._what, total=self._total, completed=self._done, spent="")
+            self._bar = _bar(self._total is not None)
+            self._task = self._bar.add_task("", total=self._total, completed=self._done, shown=self._shown())
             self._bar.start()
         return self
 
@@ -147,20 +151,26 @@ class Progress:
         """Say what is being done, beside how far it is."""
         self._phase = f"{phase}: "
         if self._bar is not None:
-            self._bar.update(self._task, description=f"{self._phase}{self._what}")
+            self._bar.update(self._task, shown=self._shown())
 
     def add(self, record: Record) -> None:
         """Count a record that is finished."""
         self._done += 1
         self.totals.add(record)
-        failed = f", {self.totals.failed:,} failed" if self.totals.failed else ""
         if self._bar is not None:
-            self._bar.update(self._task, advance=1, spent=f"{self.totals.spent()}{failed}")
+            self._bar.update(self._task, advance=1, shown=self._shown())
         elif time.monotonic() - self._said_at >= SAY_EVERY_SECONDS:
             self._said_at = time.monotonic()
-            of = "" if self._total is None else f" of {self._total:,}"
-            text = f"{self._phase}{self._done:,}{of} {self._what}; {self.totals.spent()}{failed}"
-            say(text, stream=self._stream)  # what stands in for stderr meanwhile catches the talk of others
+            say(
+                self._shown(), stream=self._stream
+            )  # what stands in for stderr meanwhile catches the talk of others
+
+    def _shown(self) -> str:
+        """How far it is, in one line; failures first, which must not be cut off where the terminal is narrow."""
+        of = "" if self._total is None else f" of {self._total:,}"
+        failed = f"{self.totals.failed:,} failed, " if self.totals.failed else ""
+        spent = f"{failed}{self.totals.spent()}" if self.totals.examples else ""
+        return f"{self._phase}{self._done:,}{of} {self._what}{spent and '; '}{spent}"
 
     def telling(self, also: Callable[[Record], None] | None) -> Callable[[Record], None]:
         """A function for `on_record` that counts a record, and passes it on."""
@@ -185,20 +195,25 @@ class Progress:
         say(f"{call['stage'] or 'a call'}{again}: {call['error'] or took}{ended}")
 
 
-def _bar() -> Any:
-    """A bar of rich's: how many, how long to go, what was spent. Text may give way where the terminal is narrow."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def _bar(has_end: bool) -> Any:
+    """A bar of rich's with the time to go; where no end is known, the time since the start and something that moves."""
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.table import Column
 
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[spent]}", markup=False, table_column=Column(no_wrap=True)),
-        console=console(stderr=True),
-        expand=True,
-    )
+    shown = TextColumn("{task.fields[shown]}", markup=False, table_column=Column(no_wrap=True))
+    columns: list[ProgressColumn] = [SpinnerColumn("line"), shown, TimeElapsedColumn()]
+    if has_end:
+        bar = BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8))
+        columns = [bar, shown, TimeRemainingColumn(compact=True)]
+    return Progress(*columns, console=console(stderr=True), expand=True)
 
 
 _FLAGS = {"truncated": "cut off at max_tokens", "degenerate": "repeating to the end"}

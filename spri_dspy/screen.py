@@ -14,8 +14,10 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
@@ -49,14 +51,28 @@ def one_line(text: str) -> str:
 
 def say(*lines: str, who: str = "spri", stream: TextIO | None = None) -> None:
     """Talk on stderr, or on a stream that was stderr before, one line each, without keys."""
+    shown = stream or sys.stderr
     for line in lines:
-        (stream or sys.stderr).write(f"{who}: {one_line(redact(line))}\n")
+        text = f"{who}: {one_line(redact(line))}"
+        shown.write((text if line.startswith("next: ") else _in_words(text, shown)) + "\n")
 
 
 def print_lines(lines: Iterable[str]) -> None:
     """Results on stdout, as lines."""
     for line in lines:
-        sys.stdout.write(printable(line) + "\n")
+        sys.stdout.write(_in_words(printable(line), sys.stdout) + "\n")
+
+
+def _in_words(line: str, stream: TextIO) -> str:
+    """The line, broken between words where a terminal would break it within one; a command to copy is left whole."""
+    if not stream.isatty():
+        return line
+    width = shutil.get_terminal_size().columns
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    broken = textwrap.wrap(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return line if len(line) <= width else "\n".join(broken)
 
 
 def print_json(value: Any) -> None:

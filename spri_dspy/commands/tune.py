@@ -220,8 +220,8 @@ class TunePlan:
 
     def next_commands(self) -> list[str]:
         """What to do with the tuned program, a command each."""
-        folder = shlex.quote(str(self.folder))
-        return [f"spri show {folder}", f"spri run {self.task.name} --program {folder}/{PROGRAM}"]
+        folder, program = (shlex.quote(str(path)) for path in (self.folder, self.folder / PROGRAM))
+        return [f"spri show {folder}", f"spri run {self.task.name} --program {program}"]
 
 
 _OFFLINE = "offline stand-in: these figures say nothing about quality"

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from spri_dspy.errors import DataError
 from spri_dspy.report.figures import is_judged, named_lms
+from spri_dspy.report.tuning import KIND, REPORT, read
 from spri_dspy.runs import MANIFEST, RunDir
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.table import Table
 
 _DEEPEST = 4
 """Folders below the one that is named, which is where runs and what was judged of them lie."""
@@ -31,6 +33,7 @@ class Listed:
         models: the LMs, each once, without their options.
         done, failed: examples whose last record is an answer, or an error.
         of: examples in all, None where the manifest does not say.
+        outcome: of a tuning, "improved", "no improvement" or "not ended"; else None.
         created: when it began, as ISO text; "" where the manifest does not say.
     """
 
@@ -43,6 +46,7 @@ class Listed:
     failed: int
     of: int | None
     created: str
+    outcome: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON types."""
@@ -57,7 +61,7 @@ def runs_in(folder: str | Path) -> tuple[list[Listed], list[str]]:
     """
     top = Path(folder)
     if not top.is_dir():
-        raise DataError(f"{top} is no folder; name the one that your runs lie in")
+        raise DataError(f"there is no folder {top}; name the one that your runs lie in: spri ls DIR")
     found: list[Listed] = []
     damaged: list[str] = []
     for path in _directories(top):
@@ -80,8 +84,8 @@ def _directories(top: Path) -> Iterator[Path]:
 
 def _listed(run: RunDir) -> Listed:
     manifest: dict[str, Any] = run.manifest
-    kind = "judged" if is_judged(run) else "tuning" if manifest.get("kind") == "tuning" else "run"
-    named = {"judged": "judge", "tuning": "optimizer"}.get(kind, "system")
+    kind = "judged" if is_judged(run) else "tuning" if manifest.get("kind") == KIND else "run"
+    named = "judge" if kind == "judged" else "system"
     given: Any = manifest.get("input")
     total = given.get("examples") if isinstance(given, dict) else None
     finished, done = run.finished(), run.finished(retry_errors=True)
@@ -95,30 +99,61 @@ def _listed(run: RunDir) -> Listed:
         len(finished) - len(done),
         total if isinstance(total, int) else None,
         str(manifest.get("created") or ""),
+        _outcome(run) if kind == "tuning" else None,
     )
 
 
-def table(found: list[Listed]) -> Iterator[RenderableType]:
-    """The runs as a table, a run a row; long paths and names are folded, never cut."""
+def _outcome(run: RunDir) -> str:
+    """How a tuning ended."""
+    if not (run.path / REPORT).is_file():
+        return "not ended"
+    return "improved" if read(run)["decision"].get("improved") else "no improvement"
+
+
+class Runs:
+    """Runs as a table, a run a row; where the width is too small for that, two lines a run. Nothing is cut."""
+
+    def __init__(self, found: list[Listed]) -> None:
+        self._found = found
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        from rich.measure import Measurement
+        from rich.padding import Padding
+
+        from spri_dspy.report.terminal import as_text
+
+        table = _table(self._found)
+        if Measurement.get(console, options.update(width=10_000), table).maximum <= options.max_width:
+            yield table
+            return
+        for run in self._found:
+            path, *cells = _cells(run)
+            yield as_text((path, "bold"))
+            yield Padding(as_text(" · ".join(filter(None, cells))), (0, 0, 0, 2), expand=False)
+
+
+def _table(found: list[Listed]) -> Table:
     from rich.table import Table
 
     from spri_dspy.report.terminal import as_text
 
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("run", "kind", "task", "system", "LMs", "done", "failed", "when"):
-        shown.add_column(name, overflow="fold", justify="right" if name in ("done", "failed") else "left")
+    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("run", "kind", "task", "by", "LMs", "state", "begun"):
+        shown.add_column(name)
     for run in found:
-        of = "" if run.of is None or run.of == run.done + run.failed else f"/{run.of}"
-        when = run.created[:16].replace("T", " ")
-        cells = (
-            str(run.path),
-            run.kind,
-            run.task,
-            run.system,
-            ", ".join(run.models),
-            f"{run.done}{of}",
-            str(run.failed or ""),
-            when,
-        )
-        shown.add_row(*map(as_text, cells))
-    yield shown
+        shown.add_row(*map(as_text, _cells(run)))
+    return shown
+
+
+def _cells(run: Listed) -> tuple[str, ...]:
+    """What a run is, in words."""
+    begun = run.created[:16].replace("T", " ") + (" UTC" if run.created.endswith("+00:00") else "")
+    return str(run.path), run.kind, run.task, run.system, ", ".join(run.models), _done(run), begun
+
+
+def _done(run: Listed) -> str:
+    """How far a run is, in few words: "12 done", "3 of 12 done", "11 done, 1 failed"; of a tuning, how it ended."""
+    if run.outcome is not None:
+        return run.outcome
+    of = "" if run.of is None or run.of == run.done + run.failed else f" of {run.of:,}"
+    return f"{run.done:,}{of} done" + (f", {run.failed:,} failed" if run.failed else "")

@@ -16,7 +16,7 @@ from spri_dspy.runs import RunDir
 from spri_dspy.screen import printable
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
     from rich.text import Text
 
 _SHOWN = 20
@@ -52,15 +52,7 @@ def trace(record: Record) -> Iterator[RenderableType]:
     yield _title(record)
     for name, value in record.inputs.items():
         yield block(name, str(value), "cyan")
-    previous: Round | None = None
-    for step in record.trace:
-        if previous is None or previous.stage != step.stage:
-            yield block(f"{step.stage}: draft", step.candidate, "green")
-        elif step.candidate != previous.candidate:
-            yield block(f"{step.stage}: refined", step.candidate, "green")
-        if step.verdict is not None:
-            yield _verdict(step.verdict, step.attempt)
-        previous = step
+    yield from _rounds(record.trace)
     for name, value in _kept(record):
         yield block(f"{name}: kept", value, "green")
     for stage, reason in record.stop_reasons.items():
@@ -70,6 +62,21 @@ def trace(record: Record) -> Iterator[RenderableType]:
     for flag in record.flags:
         yield as_text(("an answer is ", "yellow"), (flagged(flag), "bold yellow"))
     yield as_text((_usage(record), "dim"))
+
+
+def _rounds(steps: Iterable[Round]) -> Iterator[RenderableType]:
+    """Each candidate, and what the critic said of it."""
+    previous: Round | None = None
+    for step in steps:
+        if previous is None or previous.stage != step.stage:
+            yield block(f"{step.stage}: draft", step.candidate, "green")
+        elif step.candidate != previous.candidate:
+            yield block(f"{step.stage}: refined", step.candidate, "green")
+        elif not step.attempt:
+            yield as_text((f"{step.stage}: refined into the same text", "green"))
+        if step.verdict is not None:
+            yield _verdict(step.verdict, step.attempt)
+        previous = step
 
 
 def _failure(record: Record) -> Iterator[RenderableType]:
@@ -83,8 +90,8 @@ def _failure(record: Record) -> Iterator[RenderableType]:
         yield as_text(("failed at ", "red"), (f"{failure.stage}{again}", "bold red"))
     if failure.answer:
         yield block("answer as it came", failure.answer, "red")
-    for cause in failure.chain[1:]:
-        yield as_text((f"from {cause}", "dim"))
+    for number, cause in enumerate(failure.chain):
+        yield as_text((f"{'raised from ' if number else ''}{cause}", "dim"))
 
 
 def _kept(record: Record) -> Iterator[tuple[str, str]]:
@@ -163,39 +170,61 @@ def glance(records: Iterable[Record]) -> Iterator[RenderableType]:
         ends.update(f"{stage} {reason}" for stage, reason in record.stop_reasons.items())
         if len(shown) < _SHOWN:
             shown.append(record)
-    yield _table(shown)
+    yield _Rows(shown)
     if total > _SHOWN:
         yield as_text((f"... and {total - _SHOWN:,} more", "dim"))
     counts = ", ".join(f"{n} {end}" for end, n in sorted(ends.items()))
     yield as_text(f"{total - failed} done, {failed} failed" + (f": {counts}" if counts else ""))
 
 
-def _table(records: list[Record]) -> RenderableType:
-    """One line an example; only the last column gives way where the terminal is narrow."""
+class _Rows:
+    """Records as a table, an example a row, in the width that there is: only answers are cut, groups are left out.
+
+    An id is always whole, because `spri show RUN ID` needs it.
+    """
+
+    def __init__(self, records: list[Record]) -> None:
+        self._records = records
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        stages = list(dict.fromkeys(stage for record in self._records for stage in record.stop_reasons))
+        names = ["id", *(["group"] if any(record.group for record in self._records) else []), *stages]
+        rows = [
+            [
+                record.id,
+                *([record.group or ""] if "group" in names else []),
+                *(_end(record, s) for s in stages),
+            ]
+            for record in self._records
+        ]
+        widths = [max(map(len, column)) + _GAP for column in zip(names, *rows, strict=True)]
+        if "group" in names and sum(widths) + _LEAST > options.max_width:
+            for row in (names, *rows):
+                del row[1]
+        yield _table(names, rows, self._records)
+
+
+def _table(names: list[str], rows: list[list[str]], records: list[Record]) -> RenderableType:
     from rich.table import Table
 
-    stages = list(dict.fromkeys(stage for record in records for stage in record.stop_reasons))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    has_groups = any(record.group for record in records)
-    for name in ("id", *(("group",) if has_groups else ()), *stages):
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
+    for name in names:
         table.add_column(as_text(name), no_wrap=True, max_width=_WIDEST)
-    table.add_column("answer")
-    for record in records:
-        answer = record.error or str(
-            _shown(record.outputs.get("response") or next(iter(record.outputs.values()), ""))
+    table.add_column("answer", min_width=_LEAST)
+    for row, record in zip(rows, records, strict=True):
+        answer = record.error or _shown(
+            record.outputs.get("response") or next(iter(record.outputs.values()), "")
         )
-        group = [record.group or ""] if has_groups else []
-        cells = [record.id, *group, *(_end(record, stage) for stage in stages)]
-        row = [*cells, " ".join(answer.split())[:_LONGEST]]
-        shown = [as_text(cell) for cell in row]
-        for cell in shown:
+        cells = [as_text(cell) for cell in (*row, " ".join(answer.split())[:_LONGEST])]
+        for cell in cells:
             cell.no_wrap, cell.overflow = True, "ellipsis"
-        table.add_row(*shown, style="red" if record.error else None)
+        cells[0].no_wrap, cells[0].overflow = False, "fold"
+        table.add_row(*cells, style="red" if record.error else None)
     return table
 
 
-_WIDEST, _LONGEST = 32, 300
-"""Columns of a cell that is never cut further, and characters of an answer worth laying out."""
+_WIDEST, _LEAST, _GAP, _LONGEST = 32, 12, 2, 300
+"""Columns: of a cell at most, of an answer at least, between two cells. Characters of an answer worth laying out."""
 
 
 def _end(record: Record, stage: str) -> str:

@@ -35,7 +35,10 @@ def read(run: RunDir) -> dict[str, Any]:
         )
     try:
         report = json.loads(path.read_text("utf-8"))
-        return report if all(report[name] is not None for name in ("decision", "splits", "changes")) else {}
+        missing = [name for name in ("decision", "splits", "changes") if report[name] is None]
+        if missing:
+            raise ValueError(f"it has no {missing[0]}")
+        return report
     except (ValueError, TypeError, KeyError, RecursionError, OSError) as error:
         raise DataError(f"{path} is no report of a tuning run ({error})") from None
 
@@ -72,26 +75,28 @@ def _figures(report: Mapping[str, Any]) -> Iterator[str]:
         "holdout": [decision["start"], decision["candidate"], decision["difference"]],
         "test": [test.get(name) for name in ("before", "after", "difference")],
     }
-    rows = [("split", "examples", "start", "tuned", "difference")]
+    rows = [("split", "examples", "program", str(report["metric"]), "interval")]
     for split, (start, tuned, difference) in found.items():
         if start is not None:
             n = str(report["splits"][split]["examples"])
-            rows.append(
-                (split, n, _cell(start, "value"), _cell(tuned, "value"), _cell(difference, "difference"))
-            )
+            rows.append((split, n, "start", *_cells(start, "value")))
+            rows.append(("", "", "tuned", *_cells(tuned, "value")))
+            rows.append(("", "", "difference", *_cells(difference, "difference")))
     if len(rows) > 1:
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
         for row in rows:
             yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def _cell(part: Mapping[str, Any] | None, name: str) -> str:
-    """A figure with its interval, and p where there is one."""
+def _cells(part: Mapping[str, Any] | None, name: str) -> tuple[str, str]:
+    """A figure and its interval, with p where there is one."""
     if part is None or part[name] is None:
-        return "-"
-    ends = f" ({part['low']:.3f} to {part['high']:.3f})" if part["low"] is not None else ""
-    p = f", p = {part['p']:.2g}" if part.get("p") is not None else ""
-    return f"{part[name]:+.3f}{ends}{p}" if name == "difference" else f"{part[name]:.3f}{ends}"
+        return "-", ""
+    ends = f"{part['low']:.3f} to {part['high']:.3f}" if part["low"] is not None else ""
+    p = f"p = {part['p']:.2g}" if part.get("p") is not None else ""
+    return f"{part[name]:+.3f}" if name == "difference" else f"{part[name]:.3f}", ", ".join(
+        filter(None, (ends, p))
+    )
 
 
 def changes(run: RunDir) -> Iterator[str]:

@@ -157,11 +157,16 @@ class Evaluator:
         return [[self._known[key] for key in keys] for keys in wanted]
 
     def tell(self, phase: str | None = None, *, best: float = -math.inf) -> None:
-        """Let whoever watches know what is being done, and the highest metric on the search split so far."""
+        """Let whoever watches know what is being done, and the highest metric on the search split so far.
+
+        What the offline LM scores is no figure to show.
+        """
         self._phase = phase or self._phase
         self._best = max(self._best, best if math.isfinite(best) else -math.inf)
+        specs = [getattr(lm, "spec", None) for lm in self._lms.values()]
+        is_figure = math.isfinite(self._best) and not any(spec and spec.prefix == "offline" for spec in specs)
         if self._on_phase:
-            self._on_phase(self._phase + (f", best {self._best:.3g}" if math.isfinite(self._best) else ""))
+            self._on_phase(self._phase + (f", best {self._best:.3g}" if is_figure else ""))
 
     def nothing_scored(self, program: Any, examples: Sequence[Example]) -> SpriError:
         """The error for a program of which no example could be scored: how it began. Its run is thrown away."""
