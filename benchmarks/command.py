@@ -15,8 +15,8 @@ from pathlib import Path
 
 from benchmarks import figures, grid, layout, tables
 from benchmarks.sections import print_sections
+from spri_dspy import Budget
 from spri_dspy.errors import UsageError
-from spri_dspy.lms.budget import Budget
 
 WIDE = 200
 """Columns that are written where there is no terminal."""

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spri_dspy import Budget
 from spri_dspy.commands import judge, run
 from spri_dspy.commands.execution import Execution
 from spri_dspy.commands.forecast import cost, price_evenly
 from spri_dspy.commands.manifest import folder_name
 from spri_dspy.errors import DataError, UsageError
 from spri_dspy.judges import load_judge
-from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.spec import check_offline_roles, load_lm, parse_lm
 from spri_dspy.records import Record, Score
 from spri_dspy.report.figures import LABEL, criteria_of, scores_of
