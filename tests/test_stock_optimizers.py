@@ -73,7 +73,42 @@ def longer(example, prediction, trace=None, pred_name=None, pred_trace=None):
     return score > 0.1 if trace is not None else score
 
 
-METRICS = {"function": longer}
+METRICS = {
+    "function": lambda: longer,
+    "judge": lambda: spri.load_metric("score", judge="offline?seed=4"),
+    "set": lambda: spri.load_metric(spread, surrogate=longer),
+}
+
+
+def spread(examples, predictions):
+    """A metric of a set, which DSPy's optimizers see through its surrogate."""
+    lengths = [len(str(prediction.response)) for prediction in predictions]
+    return max(lengths) / sum(lengths)
+
+
+@pytest.fixture
+def rated(monkeypatch):
+    """What spri metrics said to DSPy, failures included: DSPy would make a zero of one and go on."""
+    said, call = [], spri.Metric.__call__
+
+    def noted(metric, *arguments, **more):
+        try:
+            said.append(call(metric, *arguments, **more))
+        except Exception as error:
+            said.append(error)
+            raise
+        return said[-1]
+
+    monkeypatch.setattr(spri.Metric, "__call__", noted)
+    return said
+
+
+def check_ratings(metric, rated):
+    """Every example was read and rated; no zero stands for something that could not be."""
+    assert rated and metric.unreadable == []
+    numbers = [each["score"] if isinstance(each, dict) else each for each in rated]
+    assert all(isinstance(each, bool) or 0 <= each <= 1 for each in numbers), numbers
+    assert any(each > 0 for each in numbers)
 
 
 def cast(name):
@@ -83,12 +118,22 @@ def cast(name):
     return program, list(task.examples())
 
 
-@pytest.mark.parametrize("metric", sorted(METRICS))
-@pytest.mark.parametrize("task", ["reappraisal", "rubrics"])
-@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
-def test_stock_optimizers_run_as_they_are(stray, optimizer, task, metric):
+RATED = ("random_search", "mipro_v2", "simba", "gepa")
+"""Optimizers that search by the numbers of single examples."""
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "task", "metric"),
+    [
+        *((optimizer, task, "function") for optimizer in OPTIMIZERS for task in ("reappraisal", "rubrics")),
+        *((optimizer, "reappraisal", "judge") for optimizer in RATED),
+        *((optimizer, "sft", "set") for optimizer in RATED),
+    ],
+)
+def test_stock_optimizers_run_as_they_are(stray, rated, optimizer, task, metric):
     program, examples = cast(task)
-    made = OPTIMIZERS[optimizer](METRICS[metric], spri.load_lm("offline?seed=3"))
+    metric = METRICS[metric]()
+    made = OPTIMIZERS[optimizer](metric, spri.load_lm("offline?seed=3"))
     sets = {"trainset": examples[:4]}
     if optimizer in ("random_search", "mipro_v2", "gepa"):
         sets["valset"] = examples[4:8]
@@ -101,14 +146,20 @@ def test_stock_optimizers_run_as_they_are(stray, optimizer, task, metric):
     prediction = compiled(**examples[-1].inputs())
     assert prediction.response and prediction.stop_reasons
     assert stray.calls == 0
+    if isinstance(metric, spri.Metric):
+        check_ratings(metric, rated)
 
 
-@pytest.mark.parametrize("metric", sorted(METRICS))
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("task", ["reappraisal", "rubrics", "sft"])
-def test_evaluation_scores_every_example(stray, task, metric):
+def test_evaluation_scores_every_example(stray, rated, task, metric):
     program, examples = cast(task)
-    result = dspy.Evaluate(devset=examples[:4], metric=METRICS[metric], num_threads=2)(program)
+    metric = METRICS[metric]()
+    result = dspy.Evaluate(devset=examples[:4], metric=metric, num_threads=2)(program)
     assert len(result.results) == 4 and result.score > 0
+    if isinstance(metric, spri.Metric):
+        check_ratings(metric, rated)
+        assert len(rated) == 4
     assert all(prediction.response for _, prediction, _ in result.results)
     assert stray.calls == 0
 
@@ -117,7 +168,22 @@ def test_parallel_runs_every_example(stray):
     program, examples = cast("reappraisal")
     found = dspy.Parallel(num_threads=2, timeout=0)([(program, example) for example in examples[:4]])
     assert [prediction.stop_reasons.keys() for prediction in found] == [{"principles", "response"}] * 4
+    metric = METRICS["judge"]()
+    rated = dspy.Parallel(num_threads=2, timeout=0)(
+        [
+            (metric, {"example": example, "prediction": said})
+            for example, said in zip(examples[:4], found, strict=True)
+        ]
+    )
+    assert all(0 <= score <= 1 for score in rated) and metric.unreadable == []
     assert stray.calls == 0
+
+
+def test_a_judge_that_cannot_be_read_is_noted_and_not_passed_over():
+    program, examples = cast("reappraisal")
+    metric = spri.load_metric("score", judge="offline?unscored_rate=1")
+    dspy.Evaluate(devset=examples[:2], metric=metric, num_threads=1)(program)
+    assert metric.unreadable == [example.id for example in examples[:2]]
 
 
 def test_gepa_sees_scores_and_not_failures(stray):
