@@ -36,7 +36,7 @@ from spri_dspy.evidence import Evidence, collect
 from spri_dspy.lms.budget import Budget, price_of
 from spri_dspy.lms.cache import CallCache, take_over_shards
 from spri_dspy.lms.client import Retry, Scope, failure_kind, use_scope
-from spri_dspy.lms.concurrency import TURN, Limiter, Turn
+from spri_dspy.lms.concurrency import TURN, Limiter, Turn, openable
 from spri_dspy.program import check_scorers, fingerprint, models_of, settings_of
 from spri_dspy.progress import Progress
 from spri_dspy.records import Record, Usage
@@ -100,7 +100,8 @@ def run_bulk(
             Read lazily; at most a window of them is open.
         run: a path, where a run of this very program with these LMs is started or resumed, or a RunDir that is open.
             Finished examples are skipped.
-        concurrency: calls in flight at most, per LM; fewer while a server says that it has too much to do.
+        concurrency: calls in flight at most, per LM; fewer while a server says that it has too much to do, or where
+            the process may not open as many connections.
         retry: how transient failures of single calls are tried again.
         retry_errors: run examples that failed before once more.
         budget: what the run may spend; see `lms.budget.Budget`.
@@ -115,8 +116,8 @@ def run_bulk(
     Raises:
         RunMismatchError: the path holds a run of another program, with other LMs, or of other inputs.
         BudgetSpent: the budget is spent; calls that were in flight then are finished and kept.
-        UsageError: the base is real and the critic offline, concurrency is below 1, a deadline is none, two examples
-            have one id, or the run cannot be written.
+        UsageError: the base is real and the critic offline, concurrency is below 1 or no connection can be opened, a
+            deadline is none, two examples have one id, or the run cannot be written.
         PrerequisiteError: a failure that every example would meet; finished examples are kept.
     """
     check_scorers(program)  # before anything is written
@@ -172,6 +173,7 @@ async def arun_bulk(
     on_call: Callable[[dict[str, Any]], None] | None = None,
 ) -> Summary:
     """Run a program over examples into a run directory that is open; everything else as for `run_bulk`."""
+    concurrency = openable(concurrency, _lms(program))
     limiter = Limiter(concurrency)
     check_scorers(program)
     check_budget(program, budget)

@@ -42,6 +42,12 @@ def folder_name(name: str, manifest: Mapping[str, Any]) -> str:
     return f"{spoken}-{fingerprint(identity(manifest))[:8]}"
 
 
+def short_name(name: str) -> str:
+    """The name of a task, a system or an optimizer as a folder's name says it: of `path/to/file.py:NAME` file-NAME."""
+    path, colon, inside = name.rpartition(":")
+    return f"{Path(path).stem}-{inside}" if colon else Path(name).stem if "/" in name else name
+
+
 def versions(*more: str) -> dict[str, str]:
     """Versions of Python, of PACKAGES, and of these packages too."""
     found = {"python": platform.python_version()}

@@ -21,7 +21,7 @@ from spri_dspy.bulk import Summary
 from spri_dspy.commands.ending import show_command
 from spri_dspy.commands.execution import Execution
 from spri_dspy.commands.forecast import Forecast, cost, price_evenly
-from spri_dspy.commands.manifest import folder_name, identity, make_manifest, source_fingerprint
+from spri_dspy.commands.manifest import folder_name, identity, make_manifest, short_name, source_fingerprint
 from spri_dspy.errors import DataError, SpriError, UnknownNameError, UsageError
 from spri_dspy.leaks import Leak, Text, check_leaks
 from spri_dspy.lms.spec import LMSpec, check_offline_roles, check_roles, load_lm
@@ -408,4 +408,6 @@ def _seed_counts(program: Any) -> dict[str, dict[str, int]]:
 
 def _default_path(manifest: Mapping[str, Any]) -> Path:
     """Where a run goes that was given no place."""
-    return Path("runs") / folder_name(f"{manifest['task']}-{manifest['system']}", manifest)
+    return Path("runs") / folder_name(
+        f"{short_name(manifest['task'])}-{short_name(manifest['system'])}", manifest
+    )

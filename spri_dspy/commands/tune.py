@@ -23,7 +23,7 @@ from typing import Any
 
 from spri_dspy.bulk import plain
 from spri_dspy.commands.forecast import Forecast, cost, price_evenly
-from spri_dspy.commands.manifest import folder_name, source_fingerprint, versions
+from spri_dspy.commands.manifest import folder_name, short_name, source_fingerprint, versions
 from spri_dspy.commands.recipe import Recipe
 from spri_dspy.durable import start_over, write_whole
 from spri_dspy.errors import DataError, PrerequisiteError, UsageError
@@ -89,7 +89,9 @@ class TunePlan:
         if self.recipe.output.run:
             return Path(self.recipe.output.run)
         return Path("runs") / folder_name(
-            f"tune-{self.task.name}-{self.experiment.optimizer.name}".replace("_", "-"),
+            "-".join(
+                ["tune", short_name(self.task.name), short_name(self.experiment.optimizer.name)]
+            ).replace("_", "-"),
             {"recipe": self.recipe_hash},
         )
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Generator
+import logging
+import os
+import resource
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -18,6 +21,8 @@ from typing import Any, NamedTuple
 
 from spri_dspy.errors import UsageError
 from spri_dspy.lms.spec import CALL
+
+logger = logging.getLogger(__name__)
 
 FIRST_WINDOW = 16
 """Calls in flight at the start, if the limit allows; doubled every round trip until the first refusal."""
@@ -168,6 +173,45 @@ class Window:
     def _end_pause(self) -> None:
         self._wake = None
         self._fill()
+
+
+def openable(concurrency: int, lms: Iterable[Any]) -> int:
+    """The concurrency, or as much of it as this process may open connections for (`ulimit -n`), which a warning says.
+
+    Args:
+        concurrency: calls in flight at most, for each LM by itself.
+        lms: the LMs that are asked; each address of one has connections of its own.
+
+    Raises:
+        UsageError: not one connection can be opened.
+    """
+    servers = [lm for lm in lms if getattr(getattr(lm, "spec", None), "prefix", None) not in _IN_PROCESS]
+    n_addresses = sum(max(1, len(getattr(lm, "replicas", ()))) for lm in servers)
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if not n_addresses or most == resource.RLIM_INFINITY:
+        return concurrency
+    try:
+        n_open = len(os.listdir("/proc/self/fd"))
+    except OSError:  # no Linux
+        n_open = _SPARE
+    each = (most - n_open - _SPARE) // n_addresses
+    if each >= concurrency:
+        return concurrency
+    said = f"this process may open {most} files (ulimit -n) and has {n_open} open"
+    if each < 1:
+        raise UsageError(f"{said}, too few for a single LM call: raise the limit with ulimit -n 4096")
+    logger.warning(
+        "%s: %d LM calls in flight at most, not %d; raise the limit with ulimit -n %d",
+        *(said, each, concurrency, n_open + _SPARE + concurrency * n_addresses),
+    )
+    return each
+
+
+_SPARE = 40
+"""Files that a run opens beside its connections: records, caches, logs, data, and what libraries open for a moment."""
+
+_IN_PROCESS = ("offline", "replay")
+"""LMs without a connection."""
 
 
 class Limiter:
