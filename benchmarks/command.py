@@ -6,7 +6,6 @@ It knows options and outputs; what they mean is in `grid` and `tables`.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shutil
 import sys
@@ -17,6 +16,7 @@ from benchmarks import figures, grid, layout, tables
 from benchmarks.sections import print_sections
 from spri_dspy import Budget
 from spri_dspy.errors import UsageError
+from spri_dspy.strict_json import to_text
 
 WIDE = 200
 """Columns that are written where there is no terminal."""
@@ -101,7 +101,7 @@ def _list(text: str) -> list[str]:
 
 def _print_forecast(cells: grid.Grid, *, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps(cells.forecast(), ensure_ascii=False) + "\n")
+        sys.stdout.write(to_text(cells.forecast()) + "\n")
         return
     for line in cells.forecast_lines():
         sys.stdout.write(line + "\n")

@@ -11,7 +11,6 @@ output stands in for it if there is one, else the same critique once more. Promp
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +23,7 @@ from benchmarks.recordings import read_rows
 from spri_dspy.errors import DataError, ReplayMiss
 from spri_dspy.lms.replay import Recording, replay_lm, script_of
 from spri_dspy.lms.spec import CALL
+from spri_dspy.strict_json import to_text
 
 if TYPE_CHECKING:
     from dspy.lm15 import Request
@@ -169,7 +169,7 @@ def main(argv: Sequence[str]) -> int:
     total = sum((file.ours for file in files), Counts())
     if options.json:
         found = {"files": [asdict(file) for file in files], "total": asdict(total)}
-        sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(to_text(found, indent=2) + "\n")
     else:
         sys.stdout.write("".join(f"{line}\n" for line in _lines(files, total)))
     return int(any(file.different for file in files))

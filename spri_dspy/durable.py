@@ -6,7 +6,6 @@ It knows files and folders; it knows nothing of runs and exports.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from spri_dspy.errors import UsageError
+from spri_dspy.strict_json import to_text
 
 EARLIER = ".earlier"
 """The folder that holds, while a run is replaced, what was there before."""
@@ -27,7 +27,7 @@ def append_line(out: int, value: Any, path: Path) -> None:
         UsageError: it cannot be written.
     """
     # Half a surrogate pair is no UTF-8; its escape is, and JSON reads it back.
-    line = (json.dumps(value, ensure_ascii=False, default=str) + "\n").encode("utf-8", "backslashreplace")
+    line = (to_text(value) + "\n").encode("utf-8", "backslashreplace")
     try:
         start = os.lseek(out, 0, os.SEEK_END)
         if os.write(out, line) != len(line):

@@ -9,7 +9,6 @@ It knows no task and no model: a task brings signatures and seeds, roles bring L
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +22,7 @@ from spri_dspy.errors import UsageError
 from spri_dspy.lms.spec import LMSpec, check_offline_roles, load_lm
 from spri_dspy.predict import demos_of_group, harmless_state
 from spri_dspy.signatures import Stages
+from spri_dspy.strict_json import from_text
 from spri_dspy.tasks.seeds import choose_seeds
 
 
@@ -359,7 +359,7 @@ def load_program(program: Any, path: str | Path) -> Any:
     if file.exists() and not file.is_file():
         raise UsageError(f"the program {path} is no file; name the program.json in it")
     try:
-        state = json.loads(file.read_text("utf-8"))
+        state = from_text(file.read_text("utf-8"))
     except OSError as error:
         raise UsageError(f"the program {path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any, cast
 from weakref import WeakSet
 
-import orjson
-
 from spri_dspy.durable import append_line, last_line_start, put_back, set_aside, write_whole
 from spri_dspy.errors import DataError, RunMismatchError, UsageError
 from spri_dspy.records import SCHEMA, Record
+from spri_dspy.strict_json import from_text, to_text
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +100,7 @@ class RunDir:
         if not (folder / MANIFEST).is_file():
             raise DataError(f"{folder} is no run directory: it has no {MANIFEST}")
         try:
-            manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
+            manifest: dict[str, Any] = from_text((folder / MANIFEST).read_bytes())
             schema = int(manifest["schema"])
         except OSError as error:
             raise DataError(f"{folder / MANIFEST} cannot be read: {error.strerror}") from None
@@ -137,7 +136,7 @@ class RunDir:
         self._out = os.open(self.path / RECORDS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def _write_manifest(self) -> None:
-        write_whole(self.path / MANIFEST, json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n")
+        write_whole(self.path / MANIFEST, to_text(self.manifest, indent=2) + "\n")
 
     def _take_lock(self) -> None:
         self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -155,7 +154,7 @@ class RunDir:
         os.pwrite(self._lock, str(os.getpid()).encode(), 0)
 
     def _compare(self, manifest: Mapping[str, Any]) -> None:
-        was, now = self.manifest, json.loads(json.dumps(manifest))
+        was, now = self.manifest, from_text(to_text(manifest))
         differ = sorted(k for k in {*was, *now} - set(INFORMATIVE) if was.get(k) != now.get(k))
         # A hash says less than the settings that it follows from.
         differ = [k for k in differ if k not in ("program", "seeds")] or differ
@@ -339,7 +338,7 @@ def file_fingerprint(path: str | Path) -> str:
 
 def _record(line: bytes) -> Record | None:
     try:
-        record = Record.from_json(_loads(line))
+        record = Record.from_json(from_text(line))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # what a broken line may raise
         return None
     return record if all(isinstance(getattr(record, name), kind) for name, kind in _SHAPES.items()) else None
@@ -382,14 +381,6 @@ def _refuse_foreign(folder: Path) -> None:
         raise UsageError(f"{folder} holds other files and no run; name an empty or a new directory")
 
 
-def _loads(line: bytes) -> Any:
-    """JSON, several times as fast as the standard library where the line holds nothing unusual."""
-    try:
-        return orjson.loads(line)
-    except ValueError:  # half a surrogate pair, or really broken: the standard library decides
-        return json.loads(line)
-
-
 def _differing(was: Any, now: Any) -> tuple[Any, Any]:
     """Two values; of two objects, only their members that differ."""
     if not isinstance(was, dict) or not isinstance(now, dict):
@@ -400,5 +391,5 @@ def _differing(was: Any, now: Any) -> tuple[Any, Any]:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = to_text(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import json
 import logging
 import os
 import re
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from spri_dspy.errors import PrerequisiteError
 from spri_dspy.redaction import redact
+from spri_dspy.strict_json import to_text
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -82,7 +82,7 @@ def print_json(value: Any) -> None:
     not UTF-8.
     """
     is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    text = json.dumps(value, ensure_ascii=not is_utf8)
+    text = to_text(value, ascii_only=not is_utf8)
     sys.stdout.write(_UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 

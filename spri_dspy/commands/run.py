@@ -7,7 +7,6 @@ data, and that no input stands among the seeds. `RunPlan.open` looks for keys an
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +29,7 @@ from spri_dspy.program import load_program
 from spri_dspy.records import Record
 from spri_dspy.report.figures import has_judgements
 from spri_dspy.runs import RunDir, fingerprint
+from spri_dspy.strict_json import from_text, to_text
 from spri_dspy.systems import load_system
 from spri_dspy.tasks import Example, Task, load_task
 
@@ -335,7 +335,7 @@ def _known_survey(
         there: dict[str, Any] = RunDir.read(path or _default_path(manifest)).manifest
     except (SpriError, OSError):  # the survey says more clearly what is wrong with the data
         return None
-    is_same = identity(there) == identity(json.loads(json.dumps(manifest)))
+    is_same = identity(there) == identity(from_text(to_text(manifest)))
     found = there.get("input")
     if not is_same or not isinstance(found, dict) or "hub" in manifest["data"]:
         return None

@@ -13,7 +13,6 @@ What the recipe says of LMs, the user says: it is named by the user. What a prog
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,6 +34,7 @@ from spri_dspy.program import load_program, set_lms
 from spri_dspy.records import Record
 from spri_dspy.report.tuning import KIND
 from spri_dspy.runs import MANIFEST, RunDir, fingerprint
+from spri_dspy.strict_json import to_text
 from spri_dspy.systems import load_system
 from spri_dspy.tasks import Example, Task, load_task
 from spri_dspy.tuning.evaluation import unscorable
@@ -181,8 +181,10 @@ class TunePlan:
             throw_away(folder)
         experiment.run_dir, experiment.on_record, experiment.on_phase = folder, on_record, on_phase
         tuned = experiment.compile(self.program, **self.given)
-        write_whole(folder / PROGRAM, json.dumps(self._saved(tuned), indent=1) + "\n")
-        write_whole(folder / TRIALS, "".join(json.dumps(trial) + "\n" for trial in tuned.report.trials))
+        write_whole(folder / PROGRAM, to_text(self._saved(tuned), indent=1, ascii_only=True) + "\n")
+        write_whole(
+            folder / TRIALS, "".join(to_text(trial, ascii_only=True) + "\n" for trial in tuned.report.trials)
+        )
         if self.recipe.output.plot:
             self._draw(tuned.report, folder / PLOT)
         return tuned

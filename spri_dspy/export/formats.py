@@ -8,7 +8,6 @@ It knows records and formats. It judges nothing: which response is better is wha
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -20,6 +19,7 @@ from spri_dspy.export.card import About, Tally, candidates, card, public_lms
 from spri_dspy.export.writer import output
 from spri_dspy.records import Record
 from spri_dspy.runs import RunDir
+from spri_dspy.strict_json import to_text
 
 _PROMPT = "one user message: the inputs of the task, one after another, without principles and labels"
 
@@ -232,7 +232,7 @@ def _prompt(record: Record) -> list[dict[str, str]]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else to_text(value)
 
 
 def _said(response: str) -> dict[str, str]:

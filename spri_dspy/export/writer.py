@@ -6,7 +6,6 @@ earlier export is ever replaced, and that only when asked. It knows files and ro
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from spri_dspy.errors import UnknownNameError, UsageError
 from spri_dspy.export.card import CARD, is_card_of
+from spri_dspy.strict_json import to_text
 
 HUB_FILE = "data/train-00000-of-00001.parquet"
 """Where the rows lie in a folder of the hub's layout."""
@@ -179,7 +179,7 @@ def _hub_folder(to: str, out: Path | None) -> Output:
 
 def _write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.writelines(to_text(row) + "\n" for row in rows)
 
 
 def _write_parquet(path: Path, rows: Iterable[dict[str, Any]], schema: Any) -> None:

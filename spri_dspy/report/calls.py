@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from spri_dspy.errors import DataError
 from spri_dspy.report.terminal import as_text, block
 from spri_dspy.runs import CALLS, RunDir
+from spri_dspy.strict_json import from_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,7 +27,7 @@ def kept_calls(run: RunDir, example_id: str | None = None) -> Iterator[dict[str,
     with path.open("rb") as lines:
         for line in lines:
             try:
-                call = json.loads(line)
+                call = from_text(line)
             except (ValueError, RecursionError):
                 continue
             if isinstance(call, dict) and example_id in (None, call.get("example")):

@@ -12,6 +12,7 @@ from typing import Any
 from spri_dspy.errors import DataError
 from spri_dspy.progress import dollars
 from spri_dspy.runs import RunDir
+from spri_dspy.strict_json import from_text
 
 KIND = "tuning"
 """`kind` in the manifest of a tuning run."""
@@ -34,7 +35,7 @@ def read(run: RunDir) -> dict[str, Any]:
             f"{run.path} is a tuning run that has not ended; start the same command again, it goes on"
         )
     try:
-        report = json.loads(path.read_text("utf-8"))
+        report = from_text(path.read_bytes())
         missing = [name for name in ("decision", "splits", "changes") if report[name] is None]
         if missing:
             raise ValueError(f"it has no {missing[0]}")

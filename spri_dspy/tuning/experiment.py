@@ -20,7 +20,6 @@ follows.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import random
@@ -43,6 +42,7 @@ from spri_dspy.program import check_scorers, models_of
 from spri_dspy.records import Record
 from spri_dspy.report.tuning import KIND, REPORT
 from spri_dspy.runs import RunDir, fingerprint
+from spri_dspy.strict_json import from_text, to_text
 from spri_dspy.tasks import Example
 from spri_dspy.tuning.context import MARGIN, Context
 from spri_dspy.tuning.decision import FEWEST_CLUSTERS, Decision, decide
@@ -266,7 +266,7 @@ class _Run:
             self.report.stopped = str(spent)
         self.report.costs = self.evaluator.costs()
         tuned = self._result(best)
-        write_whole(self.folder / REPORT, json.dumps(self.report.to_json(), indent=2) + "\n")
+        write_whole(self.folder / REPORT, to_text(self.report.to_json(), indent=2) + "\n")
         logger.info("%s: %s", self.folder, self.report.decision.reason)
         return tuned
 
@@ -374,10 +374,10 @@ class _Run:
     def _cost(self, step: str) -> Spent:
         """What was spent when a step was first reached: plans must not change with a restart."""
         path = self.folder / COSTS
-        known: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        known: dict[str, Any] = from_text(path.read_bytes()) if path.exists() else {}
         if step not in known:
             known[step] = asdict(self.evaluator.spent())
-            write_whole(path, json.dumps(known, indent=2) + "\n")
+            write_whole(path, to_text(known, indent=2) + "\n")
         return Spent(**known[step])
 
 
