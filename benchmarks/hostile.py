@@ -40,7 +40,7 @@ import spri_dspy as spri
 from benchmarks.load import serving
 from spri_dspy import cli
 from spri_dspy.lms import concurrency
-from spri_dspy.lms.client import Retry
+from spri_dspy.lms.scope import Retry
 
 KEY = "sk-hostile-0123456789-abcdef"
 LONGEST_SECONDS, MOST_MEGABYTES, MOST_REQUESTS = 40.0, 200.0, 40

@@ -35,8 +35,9 @@ from spri_dspy.event_loop import run_to_end
 from spri_dspy.evidence import Evidence, collect
 from spri_dspy.lms.budget import Budget, price_of
 from spri_dspy.lms.cache import CallCache, take_over_shards
-from spri_dspy.lms.client import Retry, Scope, failure_kind, use_scope
 from spri_dspy.lms.concurrency import TURN, Limiter, Turn, openable
+from spri_dspy.lms.failures import failure_kind
+from spri_dspy.lms.scope import Retry, Scope, use_scope
 from spri_dspy.program import check_scorers, fingerprint, models_of, settings_of
 from spri_dspy.progress import Progress
 from spri_dspy.records import Record, Usage

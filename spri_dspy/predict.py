@@ -20,7 +20,7 @@ from spri_dspy.adapters import adapter_of
 from spri_dspy.answers import scale_of
 from spri_dspy.errors import UnreadableAnswer, UsageError
 from spri_dspy.evidence import current
-from spri_dspy.lms.client import forget
+from spri_dspy.lms.scope import forget
 from spri_dspy.lms.spec import CALL, Call, load_lm
 from spri_dspy.lms.streaming import room_in_stream
 from spri_dspy.nearest import Embedder, nearest

@@ -284,8 +284,8 @@ class Worker:
 
     async def open(self) -> int | list[SpriError]:
         """How many groups of examples to send at a time, or why there will be none."""
-        from spri_dspy.lms.client import Scope
         from spri_dspy.lms.concurrency import Limiter
+        from spri_dspy.lms.scope import Scope
 
         try:
             program = self._seat.make_program()
@@ -303,7 +303,7 @@ class Worker:
 
         import dspy
 
-        from spri_dspy.lms.client import use_scope
+        from spri_dspy.lms.scope import use_scope
 
         assert self._work is not None, "a worker is opened before it runs"
         with use_scope(self._scope), dspy.context(disable_history=True, trace=None):

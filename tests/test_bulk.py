@@ -14,7 +14,7 @@ import spri_dspy as spri
 from spri_dspy.bulk import FUSE_LEAST, OPEN_PER_SLOT, arun_bulk, run_bulk
 from spri_dspy.errors import BudgetSpent, DataError, PrerequisiteError, UsageError
 from spri_dspy.lms.budget import Budget
-from spri_dspy.lms.client import Retry
+from spri_dspy.lms.scope import Retry
 from spri_dspy.records import Record
 from spri_dspy.runs import RunDir
 from spri_dspy.tasks import make_example

@@ -10,7 +10,7 @@ import pytest
 import spri_dspy as spri
 from spri_dspy.bulk import run_bulk
 from spri_dspy.evidence import collect, current
-from spri_dspy.lms.client import Retry
+from spri_dspy.lms.scope import Retry
 from spri_dspy.records import Failure, Record, Round, Usage, Verdict
 from spri_dspy.runs import CALLS, RunDir
 from spri_dspy.tasks import make_example

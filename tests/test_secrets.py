@@ -10,7 +10,7 @@ import dspy
 import pytest
 
 import spri_dspy as spri
-from spri_dspy.lms.client import Retry
+from spri_dspy.lms.scope import Retry
 from spri_dspy.redaction import MARK
 from tests.command import files, process, write
 from tests.command import spri as command

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from spri_dspy.errors import SpriError
-from spri_dspy.lms.client import Retry, Scope, use_scope
+from spri_dspy.lms.scope import Retry, Scope, use_scope
 from spri_dspy.lms.spec import KEY_NAMES, LMSpec, check_roles, load_lm
 from spri_dspy.redaction import error_line, redact
 

@@ -15,122 +15,35 @@ import asyncio
 import hashlib
 import json
 import logging
-import random
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator
 from contextlib import (
-    AbstractAsyncContextManager,
     AbstractContextManager,
     ExitStack,
     contextmanager,
     nullcontext,
     suppress,
 )
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import dspy
 from dspy.clients._deprecation import adapter_message_call
 from dspy.utils.exceptions import (
-    LMError,
     LMProviderError,
-    LMStreamAssemblyError,
-    LMUnexpectedError,
-    is_retryable_lm_error,
 )
 
-from spri_dspy.errors import CallError, SpriError
+from spri_dspy.errors import CallError
 from spri_dspy.lms.bodies import MAX_BODY, MAX_BODY_MB
-from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.concurrency import is_refusal
+from spri_dspy.lms.failures import failure_kind, name_model, own_error
 from spri_dspy.lms.health import Health
 from spri_dspy.lms.native import AsyncNativeEngine
+from spri_dspy.lms.scope import Scope, current_scope
 from spri_dspy.lms.spec import CALL, CONNECTION, Call, note_finish
 from spri_dspy.redaction import error_line, scrub
 from spri_dspy.trampoline import adrive, drive
 
 logger = logging.getLogger(__name__)
-
-
-class Cache(Protocol):
-    """Finished calls by key; see `lms.cache.CallCache`."""
-
-    def get(self, key: str) -> list[Any] | None:
-        """The stored outputs, None if this call was never finished."""
-        ...
-
-    def put(
-        self, key: str, prompt_key: str, outputs: list[Any], model: str, tokens_in: int, tokens_out: int
-    ) -> None:
-        """Store the outputs and what they took; returns when they survive the death of this process."""
-        ...
-
-    def forget(self, keys: Iterable[str]) -> None:
-        """Let these calls be made again."""
-        ...
-
-
-class Slots(Protocol):
-    """Permission to have one more call in flight; see `lms.concurrency.Limiter`."""
-
-    def slot(self, lm: dspy.LM) -> AbstractAsyncContextManager[Any]:
-        """Hold one slot of this LM for the length of the block."""
-        ...
-
-
-@dataclass(frozen=True)
-class Retry:
-    """How transient failures are tried again.
-
-    Attributes:
-        attempts: how often a call is made at most, 1 for never again. Refusals for being too many do not count.
-        patience: seconds of waiting after which refusals count too.
-        first_wait: seconds before the second attempt; doubles each time.
-        longest_wait: cap in seconds on any wait, a server's Retry-After included.
-    """
-
-    attempts: int = 6
-    patience: float = 600.0
-    first_wait: float = 0.25
-    longest_wait: float = 60.0
-
-    def wait_seconds(self, attempt: int, error: BaseException, rng: random.Random) -> float:
-        """Seconds to wait after the given attempt (0 is the first) failed."""
-        asked = getattr(error, "retry_after", None)
-        backoff = self.first_wait * 2 ** min(attempt, 40) * rng.uniform(0.5, 1.0)
-        return min(self.longest_wait, max(backoff, asked or 0.0))
-
-
-@dataclass
-class Scope:
-    """What surrounds the calls of one run. Set it with `use_scope`.
-
-    Attributes:
-        flights: calls that are being made, by key; the same call again waits for its answer.
-        on_call: told of every call with its messages and its answer, cached ones included; see `runs.CallLog`.
-    """
-
-    cache: Cache | None = None
-    slots: Slots | None = None
-    retry: Retry = field(default_factory=Retry)
-    rng: random.Random = field(default_factory=random.Random)
-    budget: Budget | None = None
-    on_call: Callable[[dict[str, Any]], None] | None = None
-    flights: dict[str, asyncio.Event] = field(default_factory=dict)
-
-
-_SCOPE: ContextVar[Scope] = ContextVar("spri_scope", default=Scope())  # noqa: B039 - shared default, never mutated
-
-
-@contextmanager
-def use_scope(scope: Scope) -> Generator[Scope]:
-    """Make a scope current for the block and for every task that is started in it."""
-    token = _SCOPE.set(scope)
-    try:
-        yield scope
-    finally:
-        _SCOPE.reset(token)
 
 
 class ScopedLM(dspy.LM):
@@ -182,7 +95,7 @@ class ScopedLM(dspy.LM):
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """Answer a prompt; see dspy.LM."""
-        scope = _SCOPE.get()
+        scope = current_scope()
 
         def attempt() -> Any:
             while True:
@@ -201,7 +114,7 @@ class ScopedLM(dspy.LM):
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """Answer a prompt without blocking; a call that is being made already is waited for, not made again."""
-        scope, keys = _SCOPE.get(), self._keys(messages, kwargs)
+        scope, keys = current_scope(), self._keys(messages, kwargs)
         if keys is None:
             return await self._alone(scope, keys, prompt, messages, kwargs)
         while (flight := scope.flights.get(keys.call)) is not None:
@@ -273,7 +186,7 @@ class ScopedLM(dspy.LM):
 
     def _plan(self, keys: Keys | None, messages: Any) -> Generator[tuple[Any, ...], Any, Any]:
         """One plan for both ways of calling: yields ("call",) or ("wait", seconds), returns the outputs."""
-        scope, call, begun = _SCOPE.get(), CALL.get() or Call("", ""), time.monotonic()
+        scope, call, begun = current_scope(), CALL.get() or Call("", ""), time.monotonic()
         cache = scope.cache if keys is not None else None
         outputs = None
         if keys is not None and cache is not None:
@@ -343,8 +256,8 @@ class ScopedLM(dspy.LM):
                 return _repaired(outputs)
             except Exception as error:
                 scrub(error)
-                _name_model(error, self._name)
-                if (own := _own(error)) is not None:
+                name_model(error, self._name)
+                if (own := own_error(error)) is not None:
                     raise own from None
                 patient = is_refusal(error) and waited < scope.retry.patience
                 refused, made = refused + patient, made + (not patient)
@@ -352,7 +265,7 @@ class ScopedLM(dspy.LM):
                     raise CallError(
                         f"no answer within the LM's timeout, {made + refused} attempt(s)"
                     ) from error
-                if not _is_transient(error) or made >= scope.retry.attempts:
+                if failure_kind(error) != "transient" or made >= scope.retry.attempts:
                     raise
                 wait = scope.retry.wait_seconds(made + refused - 1, error, scope.rng)
                 logger.debug(
@@ -367,7 +280,7 @@ class ScopedLM(dspy.LM):
 
     def _keys(self, messages: Any, kwargs: dict[str, Any]) -> Keys | None:
         """Keys of a call that can be stored; connection settings change neither. None where there is no cache."""
-        if messages is None or _SCOPE.get().cache is None:
+        if messages is None or current_scope().cache is None:
             return None
         call = CALL.get()
         sampling = {k: v for k, v in (self.kwargs | kwargs).items() if k not in _CONNECTION}
@@ -378,22 +291,6 @@ class ScopedLM(dspy.LM):
         shape = json.dumps(sampling, sort_keys=True, default=_type_name)
         prompt = prompt_key(messages, call.rollout if call else 0)
         return Keys(hashlib.sha256(f"{self._name} {shape} {prompt}".encode()).hexdigest(), prompt)
-
-
-def _name_model(error: Exception, name: str) -> None:
-    """Let an LM's error say the model as the user wrote it; LiteLLM is told another name of a server of one's own."""
-    if isinstance(error, LMError) and error.model not in (None, name):
-        error.args = (str(error).replace(f"[{error.model}]", f"[{name}]", 1),)
-        error.model = name
-
-
-def _own(error: BaseException | None) -> SpriError | None:
-    """The error of ours that an engine or a client wrapped, if there is one."""
-    for _ in range(20):
-        if error is None or isinstance(error, SpriError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
 
 
 class _Elsewhere(Exception):
@@ -432,13 +329,6 @@ def _is_not_told_elsewhere(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("LM response was truncated") or not note_finish("length")
 
 
-def forget(keys: Iterable[str]) -> None:
-    """Let finished calls be made again, because their answers were of no use."""
-    cache = _SCOPE.get().cache
-    if cache is not None:
-        cache.forget(keys)
-
-
 class Keys(NamedTuple):
     """What a call is stored under: with the LM and its sampling, and by its prompt alone."""
 
@@ -462,36 +352,3 @@ def _type_name(value: Any) -> str:
 
 def _metered(scope: Scope, lm: ScopedLM) -> AbstractContextManager[None]:
     return scope.budget.metered(lm) if scope.budget else nullcontext()
-
-
-Failure = Literal["transient", "fatal", "call"]
-
-_FATAL = {
-    "LMAuthError",
-    "LMBillingError",
-    "LMNotConfiguredError",
-    "LMConfigurationError",
-    "LMUnsupportedModelError",
-}
-
-
-def failure_kind(error: BaseException) -> Failure:
-    """What a failed call means: try again, stop the run, or fail this one example.
-
-    A server that answers 404, or a client error about the model, will do so for every example, so it is fatal;
-    a body that makes no sense, or a stream without its end, may be a broken proxy, so it is transient.
-    """
-    if isinstance(error, TimeoutError):
-        return "transient"
-    if not isinstance(error, LMError):
-        return "call"
-    if type(error).__name__ in _FATAL or getattr(error, "status", None) in (401, 403, 404):
-        return "fatal"
-    may_pass = (LMUnexpectedError, LMProviderError, LMStreamAssemblyError)
-    if is_retryable_lm_error(error) or type(error) in may_pass:
-        return "transient"
-    return "call"
-
-
-def _is_transient(error: BaseException) -> bool:
-    return failure_kind(error) == "transient"

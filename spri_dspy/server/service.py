@@ -23,8 +23,8 @@ from dspy.utils.exceptions import LMError
 from spri_dspy.bulk import plain
 from spri_dspy.errors import SpriError, UsageError
 from spri_dspy.evidence import Evidence, collect
-from spri_dspy.lms.client import Scope, use_scope
 from spri_dspy.lms.concurrency import TURN, Limiter, Turn
+from spri_dspy.lms.scope import Scope, use_scope
 from spri_dspy.lms.spec import CALL
 from spri_dspy.program import Program, fingerprint
 from spri_dspy.records import Usage

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spri_dspy.lms.budget import Budget
-    from spri_dspy.lms.client import Retry
+    from spri_dspy.lms.scope import Retry
     from spri_dspy.metrics import Metric
     from spri_dspy.records import Record
 

@@ -20,7 +20,7 @@ import dspy
 
 from spri_dspy.bulk import plain
 from spri_dspy.errors import BudgetSpent, UsageError
-from spri_dspy.lms.client import Retry
+from spri_dspy.lms.scope import Retry
 from spri_dspy.metrics import Metric
 from spri_dspy.records import Score
 from spri_dspy.tasks import Example

@@ -25,7 +25,8 @@ from dspy.utils.exceptions import AdapterParseError, LMError
 
 from spri_dspy.errors import BudgetSpent, CallError, UsageError
 from spri_dspy.lms.cache import CallCache
-from spri_dspy.lms.client import failure_kind, use_scope
+from spri_dspy.lms.failures import failure_kind
+from spri_dspy.lms.scope import use_scope
 from spri_dspy.runs import CACHE
 from spri_dspy.tuning.context import Context, Scored
 from spri_dspy.tuning.example_metric import ExampleMetric, as_rows

@@ -30,8 +30,9 @@ from spri_dspy.errors import BudgetSpent, PrerequisiteError, SpriError, UsageErr
 from spri_dspy.event_loop import run_to_end
 from spri_dspy.lms.budget import LIMITS, Budget, price_of
 from spri_dspy.lms.cache import CallCache
-from spri_dspy.lms.client import Retry, Scope, ScopedLM, use_scope
+from spri_dspy.lms.client import ScopedLM
 from spri_dspy.lms.concurrency import Limiter
+from spri_dspy.lms.scope import Retry, Scope, use_scope
 from spri_dspy.metrics import Metric, judge_inputs
 from spri_dspy.metrics.metric import ORACLE
 from spri_dspy.program import models_of

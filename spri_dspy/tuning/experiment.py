@@ -35,7 +35,7 @@ from spri_dspy.bulk import plain
 from spri_dspy.durable import write_whole
 from spri_dspy.errors import BudgetSpent, UsageError
 from spri_dspy.lms.budget import Budget
-from spri_dspy.lms.client import Retry
+from spri_dspy.lms.scope import Retry
 from spri_dspy.lms.spec import load_lm
 from spri_dspy.metrics import Metric, load_metric
 from spri_dspy.program import check_scorers, models_of

@@ -25,7 +25,8 @@ from dspy.utils.callback import BaseCallback
 
 from spri_dspy.bulk import plain
 from spri_dspy.errors import BudgetSpent, PrerequisiteError, SpriError, UsageError
-from spri_dspy.lms.client import Scope, failure_kind, use_scope
+from spri_dspy.lms.failures import failure_kind
+from spri_dspy.lms.scope import Scope, use_scope
 from spri_dspy.records import Record
 from spri_dspy.tasks import Example
 from spri_dspy.tuning.programs import copy_program

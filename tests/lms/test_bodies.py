@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import spri_dspy as spri
 from spri_dspy.bulk import run_bulk
 from spri_dspy.lms.bodies import MAX_BODY, Body, sound
-from spri_dspy.lms.client import Retry, Scope, use_scope
+from spri_dspy.lms.scope import Retry, Scope, use_scope
 from spri_dspy.lms.spec import CALL, Call, load_lm
 from spri_dspy.runs import RunDir
 from spri_dspy.tasks import make_example

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 import spri_dspy as spri
 from spri_dspy.adapters import style
 from spri_dspy.lms.cache import CallCache
-from spri_dspy.lms.client import Retry, Scope, ScopedLM, failure_kind, prompt_key, use_scope
+from spri_dspy.lms.client import ScopedLM, prompt_key
+from spri_dspy.lms.failures import failure_kind
 from spri_dspy.lms.replay import text_response
+from spri_dspy.lms.scope import Retry, Scope, use_scope
 from spri_dspy.lms.spec import CALL, Call, load_lm
 
 HELLO = [{"role": "user", "content": "hello"}]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import spri_dspy as spri
 from spri_dspy.bulk import run_bulk
 from spri_dspy.errors import UsageError
-from spri_dspy.lms.client import Retry
 from spri_dspy.lms.concurrency import FIRST_WINDOW, LONGEST_PAUSE, PAUSE_AFTER, TURN, Limiter, Turn, Window
+from spri_dspy.lms.scope import Retry
 from spri_dspy.lms.spec import CALL, Call
 from spri_dspy.runs import RunDir
 from spri_dspy.tasks import make_example

@@ -8,7 +8,7 @@ import pytest
 import spri_dspy as spri
 from spri_dspy.bulk import run_bulk
 from spri_dspy.errors import PrerequisiteError
-from spri_dspy.lms.client import Retry
+from spri_dspy.lms.scope import Retry
 from spri_dspy.runs import RunDir
 from spri_dspy.tasks import make_example
 from tests.factories import chat, make_task

@@ -9,7 +9,7 @@ import dspy
 import pytest
 
 import spri_dspy as spri
-from spri_dspy.lms.client import Retry, Scope, use_scope
+from spri_dspy.lms.scope import Retry, Scope, use_scope
 from tests.command import files
 from tests.command import spri as command
 from tests.factories import make_task

@@ -13,8 +13,8 @@ from dspy.clients.call_result import usage_dict
 from dspy.lm15 import Message, Request, Response, Usage
 
 import spri_dspy as spri
-from spri_dspy.lms.client import Retry, Scope, use_scope
 from spri_dspy.lms.native import AsyncNativeEngine, NativeEngine
+from spri_dspy.lms.scope import Retry, Scope, use_scope
 from spri_dspy.lms.spec import load_lm
 
 REPLY = {

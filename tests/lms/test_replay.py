@@ -6,8 +6,8 @@ import pytest
 
 import spri_dspy as spri
 from spri_dspy.lms.cache import FILE, CallCache
-from spri_dspy.lms.client import Scope, use_scope
 from spri_dspy.lms.replay import Script, Tape, replay_lm, script_of
+from spri_dspy.lms.scope import Scope, use_scope
 from spri_dspy.lms.spec import load_lm
 from tests.factories import chat, critique, make_task, scripted
 

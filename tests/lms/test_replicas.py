@@ -8,8 +8,8 @@ import pytest
 import spri_dspy as spri
 from spri_dspy.bulk import run_bulk
 from spri_dspy.lms import client, health
-from spri_dspy.lms.client import Retry
 from spri_dspy.lms.health import ILL_AFTER
+from spri_dspy.lms.scope import Retry
 from spri_dspy.lms.spec import load_lm
 from spri_dspy.runs import RunDir
 from spri_dspy.tasks import make_example

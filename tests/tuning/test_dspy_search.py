@@ -11,8 +11,8 @@ from dspy.lm15 import AuthError
 import spri_dspy as spri
 from spri_dspy.errors import BudgetSpent, PrerequisiteError, UnknownNameError, UsageError
 from spri_dspy.lms.budget import Budget
-from spri_dspy.lms.client import Scope
 from spri_dspy.lms.replay import replay_lm
+from spri_dspy.lms.scope import Scope
 from spri_dspy.metrics import Metric
 from spri_dspy.metrics.pearson import metric as pearson
 from spri_dspy.predict import demos_of_group

@@ -8,8 +8,8 @@ import pytest
 from spri_dspy.errors import BudgetSpent, PrerequisiteError, UsageError
 from spri_dspy.judges import load_judge
 from spri_dspy.lms.budget import Budget
-from spri_dspy.lms.client import Retry
 from spri_dspy.lms.replay import replay_lm
+from spri_dspy.lms.scope import Retry
 from spri_dspy.metrics import Metric
 from spri_dspy.metrics.pearson import metric as pearson
 from spri_dspy.metrics.readers import only_score
