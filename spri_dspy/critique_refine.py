@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import dspy
 
@@ -25,6 +25,15 @@ from spri_dspy.trampoline import adrive, drive
 
 Step = tuple[RolePredict, dict[str, Any]]
 Plan = Generator[Step, dspy.Prediction, Any]
+
+
+class LoopSettings(TypedDict, total=False):
+    """What decides a loop's course beside its prompts; see CritiqueRefine."""
+
+    accept_at: int
+    max_critiques: int
+    keep: Literal["best", "last"]
+    on_unscored: Literal["ask_again", "stop"]
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, Unpack
 
 import dspy
 
 from spri_dspy import runs
 from spri_dspy.adapters import ChatStyle, adapter_of
-from spri_dspy.critique_refine import CritiqueRefine, Outcome, Plan, arun_plan, run_plan
+from spri_dspy.critique_refine import CritiqueRefine, LoopSettings, Outcome, Plan, arun_plan, run_plan
 from spri_dspy.errors import UsageError
 from spri_dspy.lms.spec import LMSpec, check_offline_roles, load_lm
 from spri_dspy.predict import demos_of_group, harmless_state
 from spri_dspy.signatures import Stages
 from spri_dspy.strict_json import from_text
 from spri_dspy.tasks.seeds import choose_seeds
+
+Seeds = str | Path | Iterable[Mapping[str, Any]]
+"""Which seeds a program is shown; see `tasks.seeds.SEEDS`."""
 
 
 class ProgramTask(Protocol):
@@ -115,7 +118,7 @@ class Program(dspy.Module):
                 raise UsageError(f"inputs of {self.task_name}: {name} must be text, and it {said}")
         return inputs, self.group_of(inputs) if group is None and self.group_of else group
 
-    def set_lms(self, base: Any = None, critic: Any = None) -> Program:
+    def set_lms(self, base: Any = None, critic: Any = None) -> Self:
         """Give the roles their LMs, as LM strings or dspy.LMs; see `set_lms`. Without a critic, the base criticises."""
         return set_lms(self, base=base, critic=critic)
 
@@ -169,7 +172,11 @@ class SPRI(Program):
     calls = (4, 4.5, 16)
 
     def __init__(
-        self, task: ProgramTask, *, seeds: str | Path | Iterable[Mapping[str, Any]] = "task", **loop: Any
+        self,
+        task: ProgramTask,
+        *,
+        seeds: Seeds = "task",
+        **loop: Unpack[LoopSettings],
     ) -> None:
         super().__init__(task)
         stages = task.stages
@@ -195,7 +202,7 @@ class SPRI(Program):
         self.principles.generate.show = chosen.show
 
     @classmethod
-    def paper(cls, task: ProgramTask, **loop: Any) -> SPRI:
+    def paper(cls, task: ProgramTask, *, seeds: Seeds = "task", **loop: Unpack[LoopSettings]) -> SPRI:
         """The published behaviour, kept by name because reproducing a table needs it.
 
         The last candidate stands, an unscored critique ends its loop, and refinements see what the published
@@ -203,7 +210,8 @@ class SPRI(Program):
         """
         published = copy.copy(task)
         object.__setattr__(published, "stages", task.stages.as_published())  # a Task is frozen
-        return cls(published, **{"keep": "last", "on_unscored": "stop", **loop})
+        settings: LoopSettings = {"keep": "last", "on_unscored": "stop", **loop}
+        return cls(published, seeds=seeds, **settings)
 
     def plan(self, inputs: Mapping[str, Any], group: str | None = None) -> Plan:
         """Both stages, or the one that the inputs call for."""
