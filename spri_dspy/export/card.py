@@ -6,6 +6,7 @@ key, no address and no path of the machine: LMs stand without how they are reach
 
 from __future__ import annotations
 
+import html
 import math
 import re
 from collections import Counter, defaultdict
@@ -175,26 +176,20 @@ def _header(tally: Tally, format: str) -> str:
     # No `configs`: with them, load_dataset takes two folders of one name, or a folder before and after --fresh,
     # for the same data set and gives the rows of the first from its cache (seen with datasets 5.2).
     size = next((name for power, name in _SIZES.items() if tally.exported < 10**power), "n>100M")
-    return "\n".join(
-        [
-            "---",
-            "license: unknown",
-            "task_categories:",
-            "- text-generation",
-            "size_categories:",
-            f"- {size}",
-            "tags:",
-            "- spri-dspy",
-            "- synthetic",
-            f"- {format}",
-            "---",
-        ]
+    from huggingface_hub import DatasetCardData
+
+    data = DatasetCardData(
+        license="unknown",
+        task_categories=["text-generation"],
+        size_categories=[size],
+        tags=["spri-dspy", "synthetic", format],
     )
+    return f"---\n{data.to_yaml()}\n---"
 
 
 def _marks(manifest: Mapping[str, Any]) -> Iterator[str]:
     """What must not be overlooked, each as a quotation of its own."""
-    if any(str(lm).startswith("offline") for lm in manifest.get("models", {}).values()):
+    if any(str(lm).startswith("offline") for lm in _part(manifest, "models").values()):
         yield (
             "> **No language model wrote this.** The offline stand-in answers by rules, for trying things out; "
             "its texts and scores say nothing about any method and are not fit to train on."
@@ -204,7 +199,7 @@ def _marks(manifest: Mapping[str, Any]) -> Iterator[str]:
             "> **Leak allowed.** Inputs of this run are, exactly or nearly, among the seeds that its program "
             "was shown; the run went on with `--allow-leak`. Do not evaluate on it."
         )
-    if manifest.get("settings", {}).get("paper"):
+    if _part(manifest, "settings").get("paper"):
         yield (
             "> **Published behaviour** (`--paper`). The last candidate stands, even where an earlier one scored "
             "higher, and a critique without a readable score ends its loop."
@@ -223,7 +218,7 @@ rows = load_dataset({what}, split="train")
 
 
 def _counts(tally: Tally) -> Iterator[str]:
-    errors = ", ".join(f"{name} {n:,}" for name, n in tally.errors.most_common())
+    errors = ", ".join(f"{_plain(name)} {n:,}" for name, n in tally.errors.most_common())
     rows = [
         ("records of the run", f"{tally.records:,}"),
         ("finished well", f"{tally.ok:,}"),
@@ -233,7 +228,7 @@ def _counts(tally: Tally) -> Iterator[str]:
             "coverage: rows of all " + ("instances" if tally.by_instance else "records"),
             f"{tally.coverage:.1%}",
         ),
-        *((f"without a row: {reason}", f"{n:,}") for reason, n in tally.dropped.most_common()),
+        *((f"without a row: {_plain(reason)}", f"{n:,}") for reason, n in tally.dropped.most_common()),
     ]
     yield _table(("", "count"), rows, numbers=True)
     yield "A run says how many examples finished, not how many its data has."
@@ -242,26 +237,26 @@ def _counts(tally: Tally) -> Iterator[str]:
 def _origin(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Task, system, LMs, seeds, data, settings, versions and dates of the run."""
     lms, unknown = public_lms(manifest), "not recorded"
-    yield "task", without_path(str(manifest.get("task", unknown)))
-    yield "system", without_path(str(manifest.get("system", unknown)))
-    yield "program hash", f"`{manifest.get('program', unknown)}`"
-    yield from ((f"{role} LM", f"`{lm}`") for role, lm in lms.items())
+    yield "task", _plain(without_path(str(manifest.get("task", unknown))))
+    yield "system", _plain(without_path(str(manifest.get("system", unknown))))
+    yield "program hash", _code(manifest.get("program", unknown))
+    yield from ((f"{_plain(role)} LM", _code(lm)) for role, lm in lms.items())
     if "base" in lms and "critic" not in lms:
         yield "critic LM", "the base LM, where the system has a critic"
     yield "seeds", seeds_of(manifest)
-    data = [_data(kind, str(name)) for kind, name in manifest.get("data", {}).items()]
+    data = [_data(kind, str(name)) for kind, name in _part(manifest, "data").items()]
     yield "data", "; ".join(data) or unknown
     yield "settings", _settings(manifest)
-    yield "random seed", str(manifest.get("seed", unknown))
-    versions = [f"{name} {number}" for name, number in manifest.get("versions", {}).items()]
+    yield "random seed", _plain(manifest.get("seed", unknown))
+    versions = [_plain(f"{name} {number}") for name, number in _part(manifest, "versions").items()]
     yield "versions", ", ".join(versions) or unknown
-    yield "run begun", str(manifest.get("created", unknown))
+    yield "run begun", _plain(manifest.get("created", unknown))
     yield "exported", datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def public_lms(manifest: Mapping[str, Any]) -> dict[str, str]:
     """LMs by role as may be published: model and sampling, neither address nor path."""
-    return {role: _public_lm(str(lm)) for role, lm in (manifest.get("models") or {}).items()}
+    return {role: _public_lm(str(lm)) for role, lm in _part(manifest, "models").items()}
 
 
 def _public_lm(lm: str) -> str:
@@ -274,20 +269,23 @@ def _public_lm(lm: str) -> str:
 
 def _data(kind: str, name: str) -> str:
     if kind == "hub" and _HUB_NAME.fullmatch(name):
-        return f"`{name}`"
+        return _code(name)
     if kind == "folder":
-        return f"the local folder `{name}`"
+        return f"the local folder {_code(name)}"
     what = {"hub": "data", "file": "a file", "text": "one text", "rubrics": "a file of rubrics"}.get(
-        kind, kind
+        kind, _plain(kind)
     )
-    return f"{what} with hash `{name}`"
+    return f"{what} with hash {_code(name)}"
 
 
 def _settings(manifest: Mapping[str, Any]) -> str:
-    given = {name: value for name, value in manifest.get("settings", {}).items() if name != "paper"}
-    said = ["published behaviour" if manifest.get("settings", {}).get("paper") else "default behaviour"]
+    settings = _part(manifest, "settings")
+    given = {name: value for name, value in settings.items() if name != "paper"}
+    said = ["published behaviour" if settings.get("paper") else "default behaviour"]
     said += ["leak allowed"] if manifest.get("leaks") else []
-    return ", ".join([*said, *(f"{name}={without_path(str(value))}" for name, value in given.items())])
+    return ", ".join(
+        [*said, *(_plain(f"{name}={without_path(str(value))}") for name, value in given.items())]
+    )
 
 
 def without_path(text: str) -> str:
@@ -298,15 +296,35 @@ def without_path(text: str) -> str:
 
 def seeds_of(manifest: Mapping[str, Any]) -> str:
     """How many seeds the program held, by predictor and group."""
-    counts: Mapping[str, Mapping[str, int]] | None = manifest.get("seeds")
-    if counts is None:
+    if manifest.get("seeds") is None:
         return "not known: the run is older than this note"
-    return "; ".join(_demos(name, groups) for name, groups in counts.items()) or "none"
+    counts = _part(manifest, "seeds")
+    return "; ".join(_demos(name, _part(counts, name)) for name in counts) or "none"
 
 
-def _demos(name: str, groups: Mapping[str, int]) -> str:
-    by_group = ", ".join(f"{group} {n}" for group, n in groups.items() if group)
-    return f"{sum(groups.values())} in {name}" + (f" (by group: {by_group})" if by_group else "")
+def _demos(name: str, groups: Mapping[str, Any]) -> str:
+    counts = {group: n for group, n in groups.items() if isinstance(n, int)}
+    by_group = ", ".join(_plain(f"{group} {n}") for group, n in counts.items() if group)
+    return f"{sum(counts.values())} in {_plain(name)}" + (f" (by group: {by_group})" if by_group else "")
+
+
+def _part(manifest: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """An object in a manifest, which may be somebody else's; an empty one if it is anything else."""
+    found = manifest.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _plain(text: Any) -> str:
+    """Text of a manifest or a record that no Markdown and no HTML is made of; `_cell` looks after | and line ends."""
+    return _MARKUP.sub(r"\\\g<0>", html.escape(str(text), quote=False))
+
+
+def _code(text: Any) -> str:
+    """The same as code: in which nothing but a backtick ends it."""
+    return f"`{str(text).replace('`', chr(39))}`"
+
+
+_MARKUP = re.compile(r"[\\`*\[\]~!]|(?<!\w)_|_(?!\w)|(?i:(?<=http)|(?<=https)):(?=//)|(?i:(?<=www))\.|@")
 
 
 def _course(tally: Tally) -> Iterator[str]:
@@ -314,7 +332,7 @@ def _course(tally: Tally) -> Iterator[str]:
     if tally.stops:
         yield "## How the loops ended"
         reasons = ("accepted", "exhausted", "unscored")
-        rows = [(stage, *(f"{ends[r]:,}" for r in reasons)) for stage, ends in tally.stops.items()]
+        rows = [(_plain(stage), *(f"{ends[r]:,}" for r in reasons)) for stage, ends in tally.stops.items()]
         yield _table(("stage", *reasons), rows, numbers=True)
     if tally.critiques:
         yield "## The critic's scores"
@@ -324,7 +342,7 @@ def _course(tally: Tally) -> Iterator[str]:
     if tally.usage:
         yield "## Tokens"
         used = [
-            (role, *(f"{n:,}" for n in (u.calls, u.cached, u.input_tokens, u.output_tokens)))
+            (_plain(role), *(f"{n:,}" for n in (u.calls, u.cached, u.input_tokens, u.output_tokens)))
             for role, u in tally.usage.items()
         ]
         yield _table(("role", "calls", "from the cache", "tokens in", "tokens out"), used, numbers=True)
@@ -333,7 +351,7 @@ def _course(tally: Tally) -> Iterator[str]:
 def _scores(tally: Tally) -> Iterator[tuple[str, ...]]:
     for stage, critiques in tally.critiques.items():
         for name, counts in (("first drafts", tally.drafts[stage]), ("all candidates", critiques)):
-            yield (stage, name, *(f"{counts[score]:,}" for score in (1, 2, 3, 4, 5, None)))
+            yield (_plain(stage), name, *(f"{counts[score]:,}" for score in (1, 2, 3, 4, 5, None)))
 
 
 def _table(names: Sequence[str], rows: Any, *, numbers: bool = False) -> str:
