@@ -56,7 +56,7 @@ class Round:
         return cls(
             stage=value["stage"],
             candidate=value["candidate"],
-            verdict=Verdict(**verdict) if verdict else None,
+            verdict=Verdict(verdict["feedback"], verdict["score"]) if verdict else None,
             attempt=value.get("attempt", 0),
         )
 
@@ -69,6 +69,11 @@ class Usage:
     cached: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Usage:
+        """Read what `dataclasses.asdict` wrote."""
+        return cls(*(value[name] for name in cls.__slots__))
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -154,10 +159,10 @@ class Record:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Record:
-        """Read a record; unknown keys are ignored, so that newer minor fields do no harm."""
+        """Read a record; unknown keys, of its parts too, are ignored, so that newer minor fields do no harm."""
         known = {k: v for k, v in value.items() if k in cls.__slots__}
         known["trace"] = tuple(Round.from_json(r) for r in value.get("trace", ()))
-        known["usage"] = {role: Usage(**u) for role, u in value.get("usage", {}).items()}
+        known["usage"] = {role: Usage.from_json(u) for role, u in value.get("usage", {}).items()}
         known["flags"] = tuple(value.get("flags", ()))
         known["failure"] = Failure.from_json(value["failure"]) if value.get("failure") else None
         return cls(**known)

@@ -101,7 +101,9 @@ class RunDir:
             raise DataError(f"{folder} is no run directory: it has no {MANIFEST}")
         try:
             manifest: dict[str, Any] = from_text((folder / MANIFEST).read_bytes())
-            schema = int(manifest["schema"])
+            schema = manifest["schema"]
+            if type(schema) is not int or schema < 1:
+                raise ValueError(f"its schema is {schema!r}")
         except OSError as error:
             raise DataError(f"{folder / MANIFEST} cannot be read: {error.strerror}") from None
         except (ValueError, TypeError, KeyError) as error:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from spri_dspy.bulk import run_bulk
 from spri_dspy.errors import DataError, RunMismatchError, UsageError
-from spri_dspy.records import SCHEMA, Record, Round, Usage, Verdict
+from spri_dspy.records import SCHEMA, Failure, Record, Round, Usage, Verdict
 from spri_dspy.runs import RunDir, file_fingerprint, fingerprint
 from spri_dspy.tasks import make_example
 from tests.factories import make_spri
@@ -77,6 +77,72 @@ def test_record_with_fields_of_a_later_minor_version_is_read():
 def test_record_of_the_first_format_is_read():
     """Every field but these two has had a default from the first version on."""
     assert Record.from_json({"id": "a", "inputs": {}}) == Record(id="a", inputs={})
+
+
+FULL = make_record(
+    trace=(Round("response", "so", Verdict("fine", 4), 1), Round("response", "so", None)),
+    usage={"base": Usage(1, 2, 3, 4)},
+    failure=Failure("generate_response", 2, "raw", ("A: b",)),
+    error="A: b",
+    flags=("truncated:generate_response",),
+)
+
+
+def newer(value):
+    """What a later version may write: a field more in every object of a record."""
+    if isinstance(value, dict):
+        return {name: newer(part) for name, part in value.items()} | {"since_9": {"x": 1}}
+    return [newer(part) for part in value] if isinstance(value, list) else value
+
+
+def newer_record(record):
+    plain = json.loads(json.dumps(record.to_json()))
+    parts = {name: newer(plain[name]) for name in ("trace", "failure")}
+    usage = {role: newer(used) for role, used in plain["usage"].items()}
+    return {**plain, **parts, "usage": usage, "since_9": [1]}
+
+
+@pytest.mark.parametrize("schema", [1, SCHEMA])
+def test_newer_records_under_an_older_manifest_are_read(tmp_path, schema, caplog):
+    file = write_run(tmp_path / "run", schema=schema)
+    file.write_text(json.dumps(newer_record(FULL)) + "\n")
+    assert list(RunDir.read(tmp_path / "run").records()) == [FULL]
+    assert resume(tmp_path / "run") == ["a"] and not caplog.records
+    assert RunDir.read(tmp_path / "run").manifest["schema"] == SCHEMA
+
+
+@pytest.mark.parametrize("schema", [1, SCHEMA])
+def test_older_records_under_a_newer_manifest_are_read(tmp_path, schema, caplog):
+    file = write_run(tmp_path / "run", schema=schema)
+    old = {name: part for name, part in FULL.to_json().items() if name not in ("flags", "failure")}
+    file.write_text(json.dumps(old) + "\n")
+    (found,) = RunDir.read(tmp_path / "run").records()
+    assert (found.flags, found.failure, found.trace) == ((), None, FULL.trace)
+    with RunDir.create(tmp_path / "run", ASKED) as run:
+        run.append(make_record("b"))
+    assert [r.id for r in RunDir.read(tmp_path / "run").records()] == ["a", "b"] and not caplog.records
+
+
+@pytest.mark.parametrize("part", ["trace", "usage", "failure", "stop_reasons"])
+def test_a_record_of_a_later_version_in_another_shape_is_told_of_and_runs_again(tmp_path, part, caplog):
+    file = write_run(tmp_path / "run", make_record("b"), schema=1)
+    file.write_text(json.dumps({**FULL.to_json(), part: "since 9 a text"}) + "\n" + file.read_text())
+    assert resume(tmp_path / "run") == ["b"]
+    assert (
+        len(caplog.records) == 1
+        and "line 1 cannot be read; its example counts as not finished" in caplog.text
+    )
+
+
+@pytest.mark.parametrize("schema", [None, True, 0, -1, 1.5, "2", "x", [2], {}])
+def test_a_schema_that_is_no_version_is_refused_in_one_line(tmp_path, schema):
+    write_run(tmp_path / "run", make_record("a"))
+    path = tmp_path / "run/manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": schema}))
+    for open_run in (RunDir.read, lambda run: RunDir.create(run, ASKED)):
+        with pytest.raises(DataError, match=r"is no manifest of a run \(its schema is ") as refused:
+            open_run(tmp_path / "run")
+        assert "\n" not in str(refused.value)
 
 
 HOSTILE = [
