@@ -144,8 +144,11 @@ class Progress:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._bar is None:
+            return
+        if self._total is None:  # or else what moves would be left standing
+            self._bar.update(self._task, total=max(1, self._done), completed=max(1, self._done))
+        self._bar.stop()
 
     def describe(self, phase: str) -> None:
         """Say what is being done, beside how far it is."""
@@ -209,7 +212,7 @@ def _bar(has_end: bool) -> Any:
     from rich.table import Column
 
     shown = TextColumn("{task.fields[shown]}", markup=False, table_column=Column(no_wrap=True))
-    columns: list[ProgressColumn] = [SpinnerColumn("line"), shown, TimeElapsedColumn()]
+    columns: list[ProgressColumn] = [SpinnerColumn("line", finished_text=""), shown, TimeElapsedColumn()]
     if has_end:
         bar = BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8))
         columns = [bar, shown, TimeRemainingColumn(compact=True)]
