@@ -23,35 +23,38 @@ BAD_FILES = {
     "blank lines only": (b"\n \n\n", "has no rows; write one JSON object a line, or a table with a header"),
     "missing field": (
         b'{"post": "x y"}\n\n{"id": "b", "mood": 1}',
-        "row 3: missing column 'post'; it has id, mood; --map post=COLUMN renames one",
+        "line 3, id 'b': missing column 'post'; it has id, mood; --map post=COLUMN renames one",
     ),
-    "null field": (b'{"post": null}', "row 1: the column 'post' is empty"),
-    "empty field": (b'{"post": "  "}', "row 1: the column 'post' is empty"),
-    "number for text": (b'{"post": 5}', "row 1: the column 'post' must be text, not int"),
+    "null field": (b'{"post": null}', "line 1: the column 'post' is empty"),
+    "empty field": (b'{"post": "  "}', "line 1: the column 'post' is empty"),
+    "number for text": (b'{"post": 5}', "line 1: the column 'post' must be text, not int"),
     "invalid JSON": (
         b'{"post": "x"}\n{"post": "x}',
-        "row 2: not valid JSON: Unterminated string starting at at column 10; write one JSON object a line",
+        "line 2: not valid JSON: Unterminated string starting at at column 10; write one JSON object a line",
     ),
-    "a table": (b"id,post\n1,hello\n", "row 1: not valid JSON: Expecting value at column 1"),
+    "a table": (b"id,post\n1,hello\n", "line 1: not valid JSON: Expecting value at column 1"),
     "a list of texts": (
         b'[{"post": "x"}, "y"]',
-        "row 2: a row must be a JSON object with named columns, not str",
+        "item 2: a row must be a JSON object with named columns, not str",
     ),
     "a list that is cut off": (
         b'[{"post": "x"}, {"post"',
         ": not valid JSON: Expecting ':' delimiter at column 24; write one JSON object a line",
     ),
     "an empty list": (b"[]", "has no rows; write one JSON object a line, or a table with a header"),
-    "no object": (b'{"post": "x"}\n"post"', "row 2: a row must be a JSON object with named columns, not str"),
-    "not UTF-8": (b'{"post": "caf\xe9"}', "row 1: not UTF-8 text (invalid continuation byte at byte 13)"),
-    "UTF-16": ('{"post": "x"}'.encode("utf-16"), "row 1: not UTF-8 text"),
+    "no object": (
+        b'{"post": "x"}\n"post"',
+        "line 2: a row must be a JSON object with named columns, not str",
+    ),
+    "not UTF-8": (b'{"post": "caf\xe9"}', "line 1: not UTF-8 text (invalid continuation byte at byte 13)"),
+    "UTF-16": ('{"post": "x"}'.encode("utf-16"), "line 1: not UTF-8 text"),
     "megabyte": (
         json.dumps({"post": "long " * 210_000}).encode(),
-        "row 1: the column 'post' has 1,050,000 characters; shorten it to 200,000 at most",
+        "line 1: the column 'post' has 1,050,000 characters; shorten it to 200,000 at most",
     ),
     "lone surrogate": (
         b'{"post": "so \\ud83d"}',
-        "row 1: the column 'post' has half a surrogate pair at character 3",
+        "line 1: the column 'post' has half a surrogate pair at character 3",
     ),
     "lone surrogate in the id": (
         b'{"id": "\\udc00", "post": "x"}',
@@ -59,18 +62,18 @@ BAD_FILES = {
     ),
     "duplicate id": (
         b'{"id": "a", "post": "x"}\n{"id": "b", "post": "x"}\n{"id": "a", "post": "x"}',
-        "row 3: the id 'a' is also row 1's; ids must be unique",
+        "line 3: the id 'a' is that of line 1 too; ids must be unique",
     ),
     "id of a wrong type": (
         b'{"id": [1], "post": "x"}',
-        "row 1: the column 'id' must be text or a whole number",
+        "line 1: the column 'id' must be text or a whole number",
     ),
-    "no number": (b'{"post": "x", "grade": NaN}', "row 1: not usable JSON: NaN is no JSON number"),
-    "endless number": (b'{"post": "x", "n": ' + b"9" * 5000 + b"}", "row 1: not usable JSON: "),
+    "no number": (b'{"post": "x", "grade": NaN}', "line 1: not usable JSON: NaN is no JSON number"),
+    "endless number": (b'{"post": "x", "n": ' + b"9" * 5000 + b"}", "line 1: not usable JSON: "),
     "endless nesting": (b"[" * 200_000, ": not usable JSON: nested too deeply"),
     "unknown dimension": (
         b'{"post": "x", "dimension": "luck"}',
-        "row 1: unknown dimension 'luck'; known: attentional_activity, ",
+        "line 1: unknown dimension 'luck'; known: attentional_activity, ",
     ),
 }
 
@@ -156,7 +159,7 @@ def test_bad_command_is_refused_in_one_line_and_nothing_is_written(tmp_path, com
 def test_key_is_asked_for_after_the_data_is_checked_and_before_any_work(tmp_path):
     data = write(tmp_path / "posts.jsonl", GOOD, {"id": "b"})
     command = ["run", "reappraisal", "--data", data, "--run", "new", "--lm", "base=openai/gpt-4o-mini"]
-    assert_refused(spri(*command), 2, "row 2: missing column 'post'; it has id")
+    assert_refused(spri(*command), 2, "posts.jsonl, line 2, id 'b': missing column 'post'; it has id")
     assert_refused(spri(*command, "--limit", 1), 3, KEYLESS)
     assert not (tmp_path / "new").exists()
 
@@ -183,7 +186,7 @@ def test_name_with_a_line_break_still_makes_one_line(tmp_path):
 def test_bad_data_is_refused_by_the_real_process(tmp_path):
     data = write(tmp_path / "posts.jsonl", GOOD, '{"post":')
     done = process("run", "reappraisal", "--data", data, "--run", "new")
-    said = f"spri: {data}, row 2: not valid JSON: Expecting value at column 9; write one JSON object a line"
+    said = f"spri: {data}, line 2: not valid JSON: Expecting value at column 9; write one JSON object a line"
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.decode().startswith(said) and done.stderr.count(b"\n") == 1
     assert not (tmp_path / "new").exists()

@@ -17,6 +17,7 @@ import dspy
 from spri_dspy.errors import DataError, SpriError, UsageError
 from spri_dspy.lookup import lookup, where_raised
 from spri_dspy.tasks.example import Example, as_example, as_examples, make_example
+from spri_dspy.tasks.fields import place_of, read_rows
 
 if TYPE_CHECKING:
     from spri_dspy.signatures import Stages
@@ -72,10 +73,8 @@ class Task:
             columns: columns of the file to rename, {the task's name: the file's name}.
 
         Raises:
-            DataError: the file or a row cannot be used; names file, row and column.
+            DataError: the file or a row cannot be used; names file, line, id and column.
         """
-        from spri_dspy.tasks.fields import read_rows
-
         if source is None or isinstance(source, str | Path):
             return self._checked(read_rows(self.source(source), columns=columns, needed=self.columns))
         new_names = {old: new for new, old in (columns or {}).items()}
@@ -100,11 +99,11 @@ class Task:
 
     def example_of(self, **row: Any) -> Example:
         """One example from its fields, as a data row would have them."""
-        return next(self._checked(iter([("the given text", 1, row)])))
+        return next(self._checked(iter([(_GIVEN, 1, row)])))
 
     def _checked(self, rows: Iterable[tuple[str, int, Mapping[str, Any]]]) -> Iterator[Example]:
         """The examples of rows, with their place in every complaint."""
-        seen: dict[str, tuple[int, str | None]] = {}
+        seen: dict[str, tuple[str, str | None]] = {}
         place = number = None
         for place, number, row in rows:
             for example in self._examples_of(row, place, number):
@@ -112,11 +111,11 @@ class Task:
                     # One post may be asked about once a dimension; its own id stays as the cluster.
                     example = example.changed(id=f"{example.id}/{example.group}", cluster=example.id)
                 if example.id in seen:
-                    earlier = seen[example.id][0]
+                    earlier = seen[example.id][0].rpartition(", ")[2]
                     raise DataError(
-                        f"{place}: the id {example.id!r} is also row {earlier}'s; ids must be unique"
+                        f"{place}: the id {example.id!r} is that of {earlier} too; ids must be unique"
                     )
-                seen[example.id] = (number, example.group)
+                seen[example.id] = (place, example.group)
                 yield example
         if number is not None and not seen:
             raise DataError(
@@ -125,6 +124,7 @@ class Task:
 
     def _examples_of(self, row: Mapping[str, Any], place: str, number: int) -> list[Example]:
         """What `read_row` makes of a row; a mistake in it is its author's to see, in one line."""
+        known = place if place == _GIVEN else place_of(place, row)
         try:
             made = self.read_row(row, number)
             made = [made] if isinstance(made, dspy.Example | Mapping) else made
@@ -134,11 +134,15 @@ class Task:
                 )
             return [as_example(each, number, tuple(self.inputs), defaults=self.defaults) for each in made]
         except UsageError as error:
-            raise DataError(f"{place}: {error}") from None
+            raise DataError(f"{known}: {error}") from None
         except SpriError:
             raise
         except Exception as error:
-            raise DataError(f"{place}: {where_raised(error, self.read_row)}") from error
+            raise DataError(f"{known}: {where_raised(error, self.read_row)}") from error
+
+
+_GIVEN = "the given text"
+"""The place of an example that stands in no file, and whose id nobody gave."""
 
 
 def load_task(name: str | Task, **options: Any) -> Task:

@@ -46,15 +46,15 @@ def hub_rows(source: str, columns: tuple[str, ...] = ()) -> Rows:
             )
         if is_folder:
             for file in files[split]:
-                for _, row in file_rows(Path(file), columns):
+                for where, _, row in file_rows(Path(file), columns):
                     number += 1
-                    yield number, row
+                    yield f"{Path(file).name}, {where}", number, row
             return
         with _without_chatter():
             rows = iter(builder.as_streaming_dataset(split=split))
         while (row := _next(rows)) is not None:
             number += 1
-            yield number, dict(row)
+            yield f"row {number}", number, dict(row)
     except DataError:
         raise
     except Exception as error:  # datasets raises a dozen unrelated types for "cannot be had"

@@ -23,8 +23,9 @@ ROW_BYTES = 16_000_000
 ARRAY_BYTES = 256_000_000
 """The longest JSON array: it is the one kind of file that is read whole."""
 
-Rows = Iterator[tuple[int, dict[str, Any]]]
-"""Rows with their numbers from 1. Of JSON lines that is the line; of a table the header is not counted."""
+Rows = Iterator[tuple[str, int, dict[str, Any]]]
+"""Rows with where they stand ("line 3", of an array "item 3", of parquet "row 3") and their numbers from 1, which are
+ids where a row has none: of JSON lines that is the line; of a table the header is not counted."""
 
 _KINDS = {
     ".jsonl": "json",
@@ -44,7 +45,7 @@ def file_rows(path: Path, columns: tuple[str, ...] = ()) -> Rows:
         columns: what is needed; of a parquet file nothing else is decoded. () for all.
 
     Raises:
-        DataError: it cannot be opened or read; names the file and, where one is to blame, the row.
+        DataError: it cannot be opened or read; names the file and, where a row is to blame, its line.
     """
     if path.is_dir():
         raise DataError(f"{path} is a folder; name a file in it, or hf:{path} for a data set's folder")
@@ -64,7 +65,7 @@ def file_rows(path: Path, columns: tuple[str, ...] = ()) -> Rows:
                     )
                 from spri_dspy.tasks._parquet import parquet_rows
 
-                yield from parquet_rows(path, columns)
+                yield from ((f"row {number}", number, row) for number, row in parquet_rows(path, columns))
             elif kind == "json":
                 is_array = file.read(1000).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
                 file.seek(0)
@@ -99,7 +100,7 @@ def _kind_by_content(file: io.BufferedIOBase) -> str | None:
 def _lines(file: io.BufferedIOBase, shown: str) -> Rows:
     """One JSON object a line."""
     for number, line in enumerate(iter(lambda: file.readline(ROW_BYTES + 1), b""), 1):
-        place = f"{shown}, row {number}"
+        place = f"{shown}, line {number}"
         if len(line) > ROW_BYTES:
             raise _too_long(place)
         if not line.strip():
@@ -114,7 +115,7 @@ def _lines(file: io.BufferedIOBase, shown: str) -> Rows:
             row = _DECODER.decode(text)
         except (ValueError, RecursionError) as error:
             raise _no_json(place, error) from None
-        yield number, _checked(place, row)
+        yield f"line {number}", number, _checked(place, row)
 
 
 def _array(file: io.BufferedIOBase, shown: str) -> Rows:
@@ -131,7 +132,7 @@ def _array(file: io.BufferedIOBase, shown: str) -> Rows:
     except (ValueError, RecursionError) as error:
         raise _no_json(shown, error) from None
     for number, row in enumerate(rows, 1):
-        yield number, _checked(f"{shown}, row {number}", row)
+        yield f"item {number}", number, _checked(f"{shown}, item {number}", row)
 
 
 def _table(file: io.BufferedIOBase, shown: str, kind: str) -> Rows:
@@ -147,22 +148,31 @@ def _table(file: io.BufferedIOBase, shown: str, kind: str) -> Rows:
 
 def _cells(reader: Any, shown: str, kind: str) -> Rows:
     """The rows under a header."""
-    number = 0
+    number = ended = 0
     try:
         header = next(reader, [])
+        ended = reader.line_num
         twice = [name for name in header if name and header.count(name) > 1]
         if twice:
             raise DataError(f"{shown} has two columns {twice[0]!r}; rename one")
-        for number, cells in enumerate(filter(None, reader), 1):
+        for cells in reader:
+            line, ended = (
+                ended + 1,
+                reader.line_num,
+            )  # a row goes on in the next line where a cell has a line break
+            if not cells:
+                continue
+            number += 1
             if len(cells) != len(header):
                 raise DataError(
-                    f"{shown}, row {number}: {len(cells)} cells under a header of {len(header)}; put quotes around "
+                    f"{shown}, line {line}: {len(cells)} cells under a header of {len(header)}; put quotes around "
                     "texts with separators or line breaks in them"
                 )
-            yield number, {name: cell or None for name, cell in zip(header, cells, strict=True) if name}
+            row = {name: cell or None for name, cell in zip(header, cells, strict=True) if name}
+            yield f"line {line}", number, row
     except csv.Error as error:
         raise DataError(
-            f"{shown}, row {number + 1}: not valid {kind.upper()}: {error}; mend that row"
+            f"{shown}, line {ended + 1}: not valid {kind.upper()}: {error}; mend that row"
         ) from None
 
 

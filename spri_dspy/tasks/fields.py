@@ -5,7 +5,8 @@
 
 `text`, `optional_text` and `rating` read a column; `row_id` gives a row its id; `read_rows` reads a file and
 `package_rows` one that comes with the package. A blank cell (none, no text, NaN as pandas writes it) is a missing one.
-Every complaint is a DataError that says what is wrong and what to do; the reader of the file adds its name and the row.
+Every complaint is a DataError that says what is wrong and what to do; the reader of the file adds its name, the line
+and the row's id.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ def read_rows(
 ) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Yield (place, number, row) for every row of a data source, read piece by piece.
 
+    The place is for complaints: "posts.jsonl, line 3"; of a JSON array, whose lines say nothing, "posts.json, item 3".
+
     Args:
         source: a file (JSON lines, a JSON array, CSV, TSV, each also as .gz, or parquet), or hf:NAME:SPLIT for a data
             set of the Hugging Face hub (NAME may be a local folder in the hub's layout; SPLIT is "train" by default).
@@ -43,7 +46,7 @@ def read_rows(
     wanted = tuple(renamed.get(name, name) for name in needed)
     rows = hub_rows(shown, wanted) if shown.startswith("hf:") else file_rows(Path(source), wanted)
     is_first = True
-    for number, row in rows:
+    for where, number, row in rows:
         for old in renamed.values() if is_first else ():
             if old not in row:
                 raise DataError(f"{shown} has no column {old!r} to rename; it has {names_of(row)}")
@@ -51,9 +54,16 @@ def read_rows(
         if renamed:
             kept = {name: value for name, value in row.items() if name not in renamed.values()}
             row = kept | {new: row[old] for new, old in renamed.items() if old in row}
-        yield f"{shown}, row {number}", number, row
+        yield f"{shown}, {where}", number, row
     if is_first:
         raise DataError(f"{shown} has no rows; write one JSON object a line, or a table with a header")
+
+
+def place_of(place: str, row: Any) -> str:
+    """A row's place with its id, where it has one: "posts.jsonl, line 3, id 'b'"."""
+    given = row.get("id") if isinstance(row, Mapping) else None
+    is_id = isinstance(given, str | int) and not isinstance(given, bool) and not is_blank(given)
+    return f"{place}, id {shown(given)}" if is_id else place
 
 
 def text(row: Mapping[str, Any], name: str, *, default: str | None = None) -> str:

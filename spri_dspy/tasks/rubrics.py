@@ -32,6 +32,7 @@ from spri_dspy.tasks.fields import (
     optional_text,
     package_file,
     package_rows,
+    place_of,
     rating,
     read_rows,
     row_id,
@@ -374,7 +375,7 @@ def read_export(path: str | Path) -> dict[str, tuple[str, dict[str, Any]]]:
             instance = text(row, "id")
             rubric = _rubric(row["rubric"]).model_dump()
         except DataError as error:
-            raise DataError(f"{place}: {error}") from None
+            raise DataError(f"{place_of(place, row)}: {error}") from None
         if row.get("hash") != fingerprint(rubric):
             raise DataError(
                 f"{place}: the rubric of {instance!r} was changed after its export; export it anew"

@@ -17,7 +17,7 @@ import pydantic
 
 from spri_dspy.errors import DataError, UsageError
 from spri_dspy.signatures import Stages
-from spri_dspy.tasks.fields import optional_text, package_rows, read_rows, text
+from spri_dspy.tasks.fields import optional_text, package_rows, place_of, read_rows, text
 
 SEEDS = {
     "task": "the task's own; an input is shown those of its group",
@@ -59,7 +59,7 @@ def choose_seeds(
 
     Raises:
         UsageError: it is none of SEEDS.
-        DataError: the file cannot be read, or a row is no seed; names file, row and column.
+        DataError: the file cannot be read, or a row is no seed; names file, line, id and column.
     """
     if not isinstance(seeds, str | Path):
         rows = ((f"seed {number}", dict(row)) for number, row in enumerate(seeds, 1))
@@ -84,7 +84,7 @@ def _seed(place: str, row: Mapping[str, Any], stages: Stages, group_of: Any) -> 
         principles = text(row, "principles") if kind is str else _typed(row, kind)
         group = optional_text(row, "group") or (group_of(inputs) if group_of else None)
     except DataError as error:
-        raise DataError(f"{place}: {error}") from None
+        raise DataError(f"{place_of(place, row)}: {error}") from None
     return {**inputs, "principles": principles} | ({} if group is None else {"group": group})
 
 

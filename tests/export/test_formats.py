@@ -255,17 +255,17 @@ def without_a_level(rows):
     ("change", "said"),
     [
         (lambda rows: rows[1:], "the rubric file has no rubric for"),
-        (changed, "r.jsonl, row 2: the rubric of"),
+        (changed, "r.jsonl, line 2: the rubric of"),
         (
             lambda rows: [rows[0], {**rows[1], "format": "spri-rubric/9"}],
-            "row 2: not an exported rubric of format",
+            "line 2: not an exported rubric of format",
         ),
         (lambda rows: [{"instruction": "no rubric at all"}], "spri export RUN --format rubrics makes them"),
-        (lambda rows: [rows[0], rows[0]], "row 2: a second rubric for"),
-        (without_a_level, "row 1: the rubric cannot be read; it needs criteria"),
+        (lambda rows: [rows[0], rows[0]], "line 2: a second rubric for"),
+        (without_a_level, ": the rubric cannot be read; it needs criteria"),
         (
             lambda rows: [{k: v for k, v in rows[0].items() if k != "id"}],
-            "row 1: missing column 'id'; it has",
+            "line 1: missing column 'id'; it has",
         ),
         (lambda rows: [], "r.jsonl has no rows"),
     ],

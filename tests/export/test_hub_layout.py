@@ -115,7 +115,8 @@ def test_one_answer_twice_is_refused_with_its_place(biggen):
     twice = [human_eval_row(6, "other-13b", 1), human_eval_row(6, "other-13b", 5)]
     write_parquet(biggen / "data/human_eval-00000-of-00001.parquet", twice)
     with pytest.raises(
-        DataError, match=r"human_eval, row 2: the id 'planning_ferry_6/other-13b' is also row 1's"
+        DataError,
+        match=r"human_eval, .*parquet, row 2: the id 'planning_ferry_6/other-13b' is that of row 1 too",
     ):
         list(load_task("rubrics").examples(f"hf:{biggen}:human_eval"))
 
@@ -214,7 +215,7 @@ def write_broken(folder, at_row):
 @pytest.mark.parametrize("at_row", [1, 9000])
 def test_a_broken_file_of_a_folder_is_an_error_about_the_data(tmp_path, at_row):
     write_broken(tmp_path / "broken", at_row)
-    said = rf"^.*/broken/train.jsonl, row {at_row}: not valid JSON: "
+    said = rf"^.*/broken/train.jsonl, line {at_row}: not valid JSON: "
     with pytest.raises(DataError, match=said):
         list(load_task("sft").examples(f"hf:{tmp_path / 'broken'}"))
 
@@ -224,7 +225,7 @@ def test_what_the_loader_logs_besides_its_error_is_not_shown(tmp_path):
     found = spri("run", "sft", "--data", "hf:broken", at=tmp_path)
     assert (found.returncode, found.stdout, found.stderr.count("\n")) == (2, "", 1), found.stderr
     assert found.stderr.startswith("spri: "), found.stderr
-    assert "broken/train.jsonl, row 1: not valid JSON" in found.stderr
+    assert "broken/train.jsonl, line 1: not valid JSON" in found.stderr
 
 
 def test_the_hubs_loggers_are_as_they_were_afterwards(biggen):

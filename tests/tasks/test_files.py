@@ -81,21 +81,56 @@ def test_empty_cells_of_a_table_are_missing_and_rows_without_id_are_numbered(tas
 
 
 BROKEN = {
-    "ragged.csv": (b"id,post\na,x,y\n", "row 1: 3 cells under a header of 2; put quotes around texts"),
-    "short.csv": (b"id,post\na,x\nb\n", "row 2: 1 cells under a header of 2"),
-    "quote.csv": (b'id,post\na,"x\nb,y\n', "row 1: not valid CSV: unexpected end of data; mend that row"),
+    "ragged.csv": (b"id,post\na,x,y\n", "line 2: 3 cells under a header of 2; put quotes around texts"),
+    "short.csv": (b"id,post\na,x\nb\n", "line 3: 1 cells under a header of 2"),
+    "quote.csv": (b'id,post\na,"x\nb,y\n', "line 2: not valid CSV: unexpected end of data; mend that row"),
     "twice.csv": (b"post,post\nx,y\n", "has two columns 'post'; rename one"),
     "header.csv": (b"id,post\n", "has no rows"),
     "utf16.csv": ("id,post\na,x\n".encode("utf-16"), "not UTF-8 text"),
-    "cell.csv": (b"id,post\na,\n", "row 1: the column 'post' is empty"),
+    "cell.csv": (b"id,post\na,\n", "line 2, id 'a': the column 'post' is empty"),
     "cut.jsonl.gz": (gzip.compress(b'{"post": "x"}\n' * 5000)[:-20], "is a damaged gzip file"),
     "torn.jsonl.gz": (b"\x1f\x8b\x08\x00" + b"x" * 40, "is a damaged gzip file"),
     "p.parquet.gz": (gzip.compress(b"PAR1"), "is a packed parquet file; unpack it"),
     "p.parquet": (b"PAR1 and then nothing", "cannot be read as parquet"),
     "what.bin": (b"\x00\x01\x02", "is none of the files that are read: JSON lines, a JSON array, CSV, TSV"),
     "tail.json": (b'[{"post": "x"}] [', "not valid JSON: Extra data"),
-    "object.json": (b'{\n "post": "x"\n}', "row 1: not valid JSON"),
+    "object.json": (b'{\n "post": "x"\n}', "line 1: not valid JSON"),
 }
+
+
+WHERE = {"jsonl": "line 1", "csv": "line 2", "json": "item 1", "parquet": "row 1"}
+
+
+PLACES = {
+    "p.jsonl": ('{"id": "a", "post": "x"}\n\n{"id": "b"}\n', "line 3, id 'b': missing column 'post'"),
+    "n.jsonl": ('\ufeff{"post": "x"}\r\n{"mood": 1}\r\n', "line 2: missing column 'post'"),
+    "number.jsonl": ('{"id": 7, "post": " "}\n', "line 1, id 7: the column 'post' is empty"),
+    "p.json": ('[\n{"id": "a",\n"post": "x"},\n{"id": "b"}]', "item 2, id 'b': missing column 'post'"),
+    "p.csv": ('id,post\na,"one\ntwo\n\nfour"\n\nb,\n', "line 7, id 'b': the column 'post' is empty"),
+    "cells.csv": ('id,post\na,"one\ntwo"\nb,x,y\n', "line 4: 3 cells under a header of 2"),
+    "quote.csv": ('id,post\na,"one\ntwo"\nb,"x"y\n', "line 4: not valid CSV"),
+    "p.tsv": ("id\tpost\na\tx\nb\t\n", "line 3, id 'b': the column 'post' is empty"),
+    "twice.csv": (
+        'id,post\na,"one\ntwo"\nb,x\na,y\n',
+        "line 5: the id 'a' is that of line 2 too; ids must be",
+    ),
+    "twice.json": (
+        '[{"id": 1, "post": "x"}, {"id": 1, "post": "y"}]',
+        "item 2: the id '1' is that of item 1 too",
+    ),
+}
+"""Each complaint has the line of the file, as an editor counts them, and the row's id."""
+
+
+@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
+def test_bad_row_is_named_by_its_line_and_its_id(task, tmp_path, name, packed):
+    content, said = PLACES[name]
+    path = tmp_path / (f"{name}.gz" if packed else name)
+    path.write_bytes(gzip.compress(content.encode()) if packed else content.encode())
+    with pytest.raises(DataError) as refused:
+        list(task.examples(path))
+    assert str(refused.value).startswith(f"{path}, {said}"), refused.value
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -126,9 +161,8 @@ def test_column_to_rename_that_is_not_there_is_answered_with_the_menu(task, tmp_
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "json", "parquet"])
 def test_missing_column_is_answered_with_the_menu_and_the_option_that_helps(task, tmp_path, kind):
     path = written(tmp_path / f"posts.{kind}", [{"title": "x", "selftext": "y"}])
-    said = (
-        rf"posts.{kind}, row 1: missing column 'post'; it has title, selftext; --map post=COLUMN renames one$"
-    )
+    has = "it has title, selftext; --map post=COLUMN renames one$"
+    said = rf"posts.{kind}, {WHERE[kind]}: missing column 'post'; {has}"
     with pytest.raises(DataError, match=said):
         list(task.examples(path))
 
@@ -147,7 +181,7 @@ def test_rows_of_python_are_examples_like_those_of_a_file(task):
 def test_row_without_an_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(_reading, "ROW_BYTES", 1000)
     (tmp_path / "p.jsonl").write_text('{"post": "x"}\n{"post": "' + "y" * 2000)
-    with pytest.raises(DataError, match=r"row 2 has more than 1,000 characters; is a line break missing\?"):
+    with pytest.raises(DataError, match=r"line 2 has more than 1,000 characters; is a line break missing\?"):
         list(read_rows(tmp_path / "p.jsonl"))
     monkeypatch.setattr(_reading, "ARRAY_BYTES", 1000)
     (tmp_path / "p.json").write_text(json.dumps([{"post": "x" * 2000}]))

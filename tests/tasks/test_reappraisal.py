@@ -73,7 +73,7 @@ def test_unknown_dimension_is_no_error_where_an_aim_is_given():
 )
 def test_unknown_dimension_without_an_aim_is_refused_with_the_menu(task, tmp_path, row):
     with pytest.raises(
-        DataError, match=r"posts.jsonl, row 1: unknown dimension.*; known: .*A row with an aim needs none"
+        DataError, match=r"posts.jsonl, line 1: unknown dimension.*; known: .*A row with an aim needs none"
     ):
         examples_of(task, tmp_path / "posts.jsonl", {"post": POST, **row})
 
@@ -87,12 +87,12 @@ def test_one_post_asked_about_two_dimensions_is_two_examples_of_one_cluster(task
 
 def test_same_id_and_dimension_twice_is_refused(task, tmp_path):
     twice = [{"id": "choir", "post": POST, "dimension_id": 1}] * 2
-    with pytest.raises(DataError, match=r"row 2: the id 'choir' is also row 1's; ids must be unique"):
+    with pytest.raises(DataError, match=r"line 2: the id 'choir' is that of line 1 too; ids must be unique"):
         examples_of(task, tmp_path / "posts.jsonl", *twice)
 
 
 def test_line_number_that_is_another_rows_id_is_refused(task, tmp_path):
-    with pytest.raises(DataError, match=r"row 2: the id '2' is also row 1's"):
+    with pytest.raises(DataError, match=r"line 2: the id '2' is that of line 1 too"):
         examples_of(task, tmp_path / "posts.jsonl", {"id": 2, "post": POST}, {"post": POST})
 
 
@@ -108,7 +108,7 @@ def test_rows_are_read_one_by_one(task, tmp_path):
     (tmp_path / "posts.jsonl").write_text(json.dumps({"post": POST}) + "\n{ no JSON\n")
     stream = task.examples(tmp_path / "posts.jsonl")
     assert next(stream).id == "1"
-    with pytest.raises(DataError, match="row 2: not valid JSON"):
+    with pytest.raises(DataError, match="line 2: not valid JSON"):
         next(stream)
 
 

@@ -109,7 +109,7 @@ REFUSED = {
     ),
     "same source": (
         {"responses": [{"response": text, "response_source": "m"} for text in "ab"]},
-        "row 1: the id 'i/m' is also row 1's; ids must be unique",
+        "row 1: the id 'i/m' is that of row 1 too; ids must be unique",
     ),
     "score": (
         {"response": "a", "human_score": 7},
@@ -153,7 +153,7 @@ def test_what_is_no_answer_score_or_rubric_is_refused_with_its_place(task, shape
     columns, said = REFUSED[shape]
     with pytest.raises(DataError) as refused:
         read(task, **columns)
-    assert str(refused.value).startswith("row 1: ") and said in str(refused.value), refused.value
+    assert str(refused.value).startswith("row 1") and said in str(refused.value), refused.value
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 400
 
 

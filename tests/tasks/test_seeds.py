@@ -106,7 +106,7 @@ def test_principles_of_a_type_are_checked(tmp_path, principles):
     (demo,) = both(spri.load_task("rubrics"), str(path)).principles.generate.demos
     assert demo.principles == RUBRIC
     write(path, {"instruction": "x", "principles": "be kind"})
-    with pytest.raises(DataError, match=r"r.jsonl, row 1: the column 'principles' is no Rubric: "):
+    with pytest.raises(DataError, match=r"r.jsonl, line 1: the column 'principles' is no Rubric: "):
         spri.SPRI(spri.load_task("rubrics"), seeds=str(path))
 
 
@@ -123,8 +123,8 @@ def test_other_words_are_answered_with_the_menu(task, seeds):
 BAD = {
     "mine.jsonl": "mine.jsonl cannot be read: No such file",
     "empty.jsonl": "empty.jsonl has no rows",
-    "part.jsonl": "part.jsonl, row 1: missing column 'aim'; it has post, principles",
-    "bare.jsonl": "bare.jsonl, row 1: missing column 'principles'",
+    "part.jsonl": "part.jsonl, line 1: missing column 'aim'; it has post, principles",
+    "bare.jsonl": "bare.jsonl, line 1: missing column 'principles'",
 }
 
 
