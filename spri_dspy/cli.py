@@ -68,56 +68,30 @@ def _root(
 
 @app.command()
 def run(
-    task: Annotated[str, typer.Argument(help="reappraisal, rubrics, sft, or path/to/file.py:NAME")],
-    data: Annotated[
-        str | None,
-        typer.Option(help="JSON lines, JSON, CSV, TSV (each also .gz) or parquet; hub, or hf:NAME:SPLIT."),
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option("--map", metavar="FIELD=COLUMN", help="A column of the data to rename; repeat."),
-    ] = None,
-    text: Annotated[
-        str | None, typer.Option(help="One input, instead of a file; - reads it from standard input.")
-    ] = None,
-    aim: Annotated[
-        str | None, typer.Option(help="With --text, task reappraisal: the aim of the answer.")
-    ] = None,
-    more: Annotated[
-        list[str] | None,
-        typer.Option("--input", metavar="NAME=VALUE", help="Another input beside --text; repeat."),
-    ] = None,
-    system: Annotated[
-        str, typer.Option(help="What answers: spri, a system to compare with, or path/to/file.py:NAME.")
-    ] = "spri",
-    setting: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="NAME=VALUE", help="A setting of the system, such as seeds=none; repeat."
-        ),
-    ] = None,
+    task: options.TaskName,
+    data: options.Data = None,
+    columns: options.Columns = None,
+    text: options.Text = None,
+    aim: options.Aim = None,
+    more: options.Inputs = None,
+    system: options.System = "spri",
+    setting: options.Settings = None,
     lm: options.LMs = None,
     run_dir: options.RunDirectory = None,
     limit: options.Limit = None,
     concurrency: options.Concurrency = 16,
-    seed: Annotated[int, typer.Option(help="Seed of everything random here.")] = 0,
-    paper: Annotated[bool, typer.Option("--paper", help="The published behaviour, faults included.")] = False,
-    program: Annotated[Path | None, typer.Option(help="A saved or tuned program to use.")] = None,
-    rubrics: Annotated[
-        Path | None, typer.Option(help="Exported rubrics to judge with (task rubrics).")
-    ] = None,
-    with_reference: Annotated[
-        bool, typer.Option("--with-reference", help="Show the judge the reference answer (task rubrics).")
-    ] = False,
+    seed: options.Seed = 0,
+    paper: options.Paper = False,
+    program: options.Program = None,
+    rubrics: options.Rubrics = None,
+    with_reference: options.WithReference = False,
     allow_leak: options.AllowLeak = False,
     max_calls: options.MaxCalls = None,
     max_tokens: options.MaxTokens = None,
     max_usd: options.MaxUsd = None,
-    deadline: Annotated[
-        float | None, typer.Option(help="Give an example up after N seconds of its own.")
-    ] = None,
-    executor: Annotated[str, typer.Option(help="local, ray, or ray:ADDRESS of a cluster.")] = "local",
-    workers: Annotated[int | None, typer.Option(help="Workers on Ray. Default: one a CPU.")] = None,
+    deadline: options.Deadline = None,
+    executor: options.ExecutorName = "local",
+    workers: options.Workers = None,
     json_out: options.Json = False,
     dry_run: options.DryRun = False,
     fresh: options.Fresh = False,
@@ -178,26 +152,10 @@ def run(
 @app.command()
 def judge(
     run_dir: options.Run,
-    judges: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--judge",
-            metavar="NAME",
-            help="reappraisal, rubric, generic, or path/to/file.py:NAME; repeat for a panel. Default: by task; a run "
-            "of the task rubrics has judgements of its own, which are reported without a call.",
-        ),
-    ] = None,
+    judges: options.Judges = None,
     lm: options.JudgeLMs = None,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="samples=N, logprobs=true, swap=true, combine=mean|median, reference=true, "
-            "rubric=run|label|FILE (several with commas between); repeat.",
-        ),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first N examples that finished.")] = None,
+    setting: options.JudgeSettings = None,
+    limit: options.JudgeLimit = None,
     concurrency: options.Concurrency = 16,
     allow_leak: options.AllowLeak = False,
     max_calls: options.MaxCalls = None,
@@ -247,20 +205,15 @@ def judge(
 @app.command()
 def tune(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file; optimize/ has some.")],
-    lm: Annotated[
-        list[str] | None,
-        typer.Option("--lm", metavar="ROLE=STRING", help="LM of a role, instead of the recipe's; repeat."),
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="Examples, instead of the recipe's.")] = None,
+    lm: options.TuneLMs = None,
+    data: options.TuneData = None,
     run_dir: options.RunDirectory = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first N examples of each file.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random here.")] = None,
-    max_calls: Annotated[int | None, typer.Option(help="Decide with what is known after N LM calls.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="The same after N tokens.")] = None,
-    max_usd: Annotated[float | None, typer.Option(help="The same after so many dollars.")] = None,
-    allow_leak: Annotated[
-        bool, typer.Option("--allow-leak", help="Go on although splits or seeds match; marks the program.")
-    ] = False,
+    limit: options.TuneLimit = None,
+    seed: options.TuneSeed = None,
+    max_calls: options.TuneCalls = None,
+    max_tokens: options.TuneTokens = None,
+    max_usd: options.TuneUsd = None,
+    allow_leak: options.TuneLeak = False,
     json_out: options.Json = False,
     dry_run: options.DryRun = False,
     fresh: options.Fresh = False,
@@ -378,32 +331,21 @@ def export(
 
 @app.command()
 def serve(
-    task: Annotated[str, typer.Argument(help="reappraisal, rubrics, sft, or path/to/file.py:NAME")],
+    task: options.TaskName,
     lm: options.LMs = None,
-    program: Annotated[Path | None, typer.Option(help="A saved or tuned program to use.")] = None,
-    system: Annotated[
-        str, typer.Option(help="What answers: spri, a system to compare with, or path/to/file.py:NAME.")
-    ] = "spri",
+    program: options.Program = None,
+    system: options.System = "spri",
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the system; repeat.")
     ] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; others than loopback need a token.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 lets the system choose.")] = 8080,
-    token_env: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Environment variable with the token that clients must bring."),
-    ] = None,
-    concurrency: Annotated[int, typer.Option(help="Requests that are worked on at a time.")] = 64,
-    queue: Annotated[int, typer.Option(help="Requests that may wait; one more gets 429.")] = 256,
-    time_limit: Annotated[
-        float, typer.Option(help="Seconds that a request may take, its wait included.")
-    ] = 300,
-    max_body: Annotated[int, typer.Option(help="Bytes of a request at most.")] = 1_000_000,
-    drain: Annotated[
-        float, typer.Option(help="Seconds that open requests get when the server is stopped.")
-    ] = 30,
+    host: options.Host = "127.0.0.1",
+    port: options.Port = 8080,
+    token_env: options.TokenEnv = None,
+    concurrency: options.Requests = 64,
+    queue: options.Queue = 256,
+    time_limit: options.TimeLimit = 300,
+    max_body: options.MaxBody = 1_000_000,
+    drain: options.Drain = 30,
 ) -> None:
     """Serve a task's program as an OpenAI-compatible endpoint: /v1/chat/completions, model spri/TASK."""
     from spri_dspy import server

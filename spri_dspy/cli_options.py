@@ -47,6 +47,85 @@ KeepCalls = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable results on stdout.")]
 
+TaskName = Annotated[str, typer.Argument(help="reappraisal, rubrics, sft, or path/to/file.py:NAME")]
+Data = Annotated[
+    str | None,
+    typer.Option(help="JSON lines, JSON, CSV, TSV (each also .gz) or parquet; hub, or hf:NAME:SPLIT."),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="FIELD=COLUMN", help="A column of the data to rename; repeat."),
+]
+Text = Annotated[
+    str | None, typer.Option(help="One input, instead of a file; - reads it from standard input.")
+]
+Aim = Annotated[str | None, typer.Option(help="With --text, task reappraisal: the aim of the answer.")]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", metavar="NAME=VALUE", help="Another input beside --text; repeat."),
+]
+System = Annotated[
+    str, typer.Option(help="What answers: spri, a system to compare with, or path/to/file.py:NAME.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting of the system, such as seeds=none; repeat."),
+]
+Seed = Annotated[int, typer.Option(help="Seed of everything random here.")]
+Paper = Annotated[bool, typer.Option("--paper", help="The published behaviour, faults included.")]
+Program = Annotated[Path | None, typer.Option(help="A saved or tuned program to use.")]
+Rubrics = Annotated[Path | None, typer.Option(help="Exported rubrics to judge with (task rubrics).")]
+WithReference = Annotated[
+    bool, typer.Option("--with-reference", help="Show the judge the reference answer (task rubrics).")
+]
+Deadline = Annotated[float | None, typer.Option(help="Give an example up after N seconds of its own.")]
+ExecutorName = Annotated[str, typer.Option(help="local, ray, or ray:ADDRESS of a cluster.")]
+Workers = Annotated[int | None, typer.Option(help="Workers on Ray. Default: one a CPU.")]
+Judges = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--judge",
+        metavar="NAME",
+        help="reappraisal, rubric, generic, or path/to/file.py:NAME; repeat for a panel. Default: by task; a run "
+        "of the task rubrics has judgements of its own, which are reported without a call.",
+    ),
+]
+JudgeSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="samples=N, logprobs=true, swap=true, combine=mean|median, reference=true, "
+        "rubric=run|label|FILE (several with commas between); repeat.",
+    ),
+]
+JudgeLimit = Annotated[int | None, typer.Option(help="Only the first N examples that finished.")]
+
+TuneLMs = Annotated[
+    list[str] | None,
+    typer.Option("--lm", metavar="ROLE=STRING", help="LM of a role, instead of the recipe's; repeat."),
+]
+TuneData = Annotated[str | None, typer.Option(help="Examples, instead of the recipe's.")]
+TuneLimit = Annotated[int | None, typer.Option(help="Only the first N examples of each file.")]
+TuneSeed = Annotated[int | None, typer.Option(help="Seed of everything random here.")]
+TuneCalls = Annotated[int | None, typer.Option(help="Decide with what is known after N LM calls.")]
+TuneTokens = Annotated[int | None, typer.Option(help="The same after N tokens.")]
+TuneUsd = Annotated[float | None, typer.Option(help="The same after so many dollars.")]
+TuneLeak = Annotated[
+    bool, typer.Option("--allow-leak", help="Go on although splits or seeds match; marks the program.")
+]
+Host = Annotated[str, typer.Option(help="Address to listen on; others than loopback need a token.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 lets the system choose.")]
+TokenEnv = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Environment variable with the token that clients must bring."),
+]
+Requests = Annotated[int, typer.Option(help="Requests that are worked on at a time.")]
+Queue = Annotated[int, typer.Option(help="Requests that may wait; one more gets 429.")]
+TimeLimit = Annotated[float, typer.Option(help="Seconds that a request may take, its wait included.")]
+MaxBody = Annotated[int, typer.Option(help="Bytes of a request at most.")]
+Drain = Annotated[float, typer.Option(help="Seconds that open requests get when the server is stopped.")]
+
 _FORMS = {
     "--lm": ("ROLE=STRING", "base=openai/gpt-4o-mini"),
     "--set": ("NAME=VALUE", "seeds=none"),
