@@ -356,14 +356,10 @@ def _scores(tally: Tally) -> Iterator[tuple[str, ...]]:
 
 def _table(names: Sequence[str], rows: Any, *, numbers: bool = False) -> str:
     """A Markdown table; with `numbers`, columns of figures are set to the right."""
-    body = [[_cell(cell) for cell in row] for row in rows]
+    body = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in rows]
     figures = [
         numbers and bool(body) and all(re.match(r"[*\d]", row[column]) for row in body)
         for column in range(len(names))
     ]
     lines = [names, ["---:" if right else "---" for right in figures], *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())

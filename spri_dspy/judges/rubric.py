@@ -69,7 +69,7 @@ class RubricJudge(Judge):
         """One question a rubric, two where its scores can be turned round and `swap` is set."""
         known: dict[str, Any] = {k: str(v) for k, v in inputs.items() if k != "rubric"}
         if "reference_answer" not in known:
-            known["signature"] = _without_reference(self.ask["score"].signature)
+            known["signature"] = self.ask["score"].signature.delete("reference_answer")
         found: list[Question] = []
         for number, text in enumerate(_texts(inputs["rubric"])):
             found.append(Question("score", {**known, "rubric": text}, rubric=number))

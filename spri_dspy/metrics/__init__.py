@@ -41,8 +41,10 @@ def load_metric(metric: str | Metric | Callable[..., Any], **settings: Any) -> M
     name = metric if isinstance(metric, str) else getattr(metric, "name", None) or repr(metric)
     found = lookup("metric", metric, "spri_dspy.metrics", "metric") if isinstance(metric, str) else metric
     if isinstance(found, Metric):
-        return found if not settings else _refuse(name, settings)
-    make = found if _is_maker(found) else _maker(found, name)
+        if settings:
+            raise UnknownNameError(f"setting of the metric {name}", next(iter(settings)), ())
+        return found
+    make = found if callable(found) and not _taken(found) else _maker(found, name)
     known = {n: p for n, p in inspect.signature(make).parameters.items() if p.kind is p.KEYWORD_ONLY}
     for setting in settings:
         if setting not in known:
@@ -56,10 +58,6 @@ def load_metric(metric: str | Metric | Callable[..., Any], **settings: Any) -> M
     return made
 
 
-def _refuse(name: str, settings: dict[str, Any]) -> Metric:
-    raise UnknownNameError(f"setting of the metric {name}", next(iter(settings)), ())
-
-
 def _taken(function: Any) -> list[inspect.Parameter]:
     """What a callable takes by place."""
     try:
@@ -69,10 +67,6 @@ def _taken(function: Any) -> list[inspect.Parameter]:
             f"{function!r} does not say what it takes: use Metric.of_example, Metric.of_set or Metric.of_scores"
         ) from None
     return [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-
-
-def _is_maker(found: Any) -> bool:
-    return callable(found) and not _taken(found)
 
 
 def _maker(found: Any, name: str) -> Callable[..., Metric]:

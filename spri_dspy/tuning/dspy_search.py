@@ -127,7 +127,11 @@ class _Round:
         session, returned = self._optimize()
         ranking = ranked(session, self.best, self.surrogate, self.stages)[: self.n_finalists]
         finalists: list[tuple[State, dict[str, Any]]] = [
-            (seen.state, _about(seen, gain)) for seen, gain in ranking
+            (
+                seen.state,
+                {"surrogate": round(gain, 4), "surrogate_rows": len(seen.values), "calls_then": seen.calls},
+            )
+            for seen, gain in ranking
         ]
         finalists += [(returned, {})] if returned is not None else []
         scored = [self.best]
@@ -232,10 +236,6 @@ def ranked(
             gains = [value - base.get(example, NEUTRAL) for example, value in seen.values.items()]
             found.append((seen, sum(gains) / (len(gains) + _SHRINKAGE)))
     return sorted(found, key=lambda each: -each[1])
-
-
-def _about(seen: Seen, gain: float) -> dict[str, Any]:
-    return {"surrogate": round(gain, 4), "surrogate_rows": len(seen.values), "calls_then": seen.calls}
 
 
 @contextmanager
