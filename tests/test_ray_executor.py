@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from spri_dspy.runs import RunDir
+from spri_dspy.runs import CALLS, RunDir
 from tests.command import MAIN, assert_refused, process, spri, write
 from tests.servers.fixtures import mock_process
 from tests.servers.openai_mock import MockConfig
@@ -103,6 +103,26 @@ def test_answers_of_one_instance_share_one_rubric_though_they_are_asked_for_at_o
 
 
 # With Ray
+
+
+@slow
+@needs_ray
+def test_calls_are_kept_by_the_workers_as_on_this_machine(tmp_path):
+    data = posts(tmp_path, 12)
+    with mock_process(STEADY) as mock:
+        for run, how in (("ray", RAY), ("here", [])):
+            finish(command(*options(mock, data, tmp_path / run, "--keep-calls", *how)))
+
+    def calls(run):
+        lines = (tmp_path / run / CALLS).read_text("utf-8").splitlines()
+        found = map(json.loads, lines)
+        return sorted(
+            (c["example"], c["stage"], c["attempt"], c["answer"], str(c["messages"])) for c in found
+        )
+
+    assert len(calls("ray")) > 24 and calls("ray") == calls("here")
+    shown = spri("show", tmp_path / "ray", "p3", "--calls")[1]
+    assert "p3 · generate_principles, sample 1 · hosted_vllm/mock" in shown
 
 
 @slow
