@@ -86,19 +86,20 @@ def read_score(text: str, low: int = 1, high: int = 5) -> int | None:
     answer = unwrapped(text[-_LONGEST:].rpartition("</think>")[2])
     own = own_blocks(answer)
     stated = _labelled(own, low, high)
-    outside = own_blocks(answer, at_ends_too=True)
-    if stated and outside != own:  # a fence may hold the answer or a quotation
+    outside = own_blocks(answer, at_ends_too=True) if stated else own
+    if outside != own:  # a fence may hold the answer or a quotation
         others = _labelled(outside, low, high)
         stated = stated if not others or others == stated else [None]
-    return stated[0] if stated else _read_last_line(without_quotes(own), low, high)
+    return stated[0] if stated else _read_last_line(without_quotes(own)[1], low, high)
 
 
 def _labelled(text: str, low: int, high: int) -> list[int | None]:
     """The statement that decides, of a tag or a label, in a text without quoted blocks; [] if there is none."""
-    tags = _without_ladders(list(_tags(without_quotes(text, closed_only=True), low, high)), low, high)
+    without_closed, without_any = without_quotes(text)
+    tags = _without_ladders(list(_tags(without_closed, low, high)), low, high)
     if tags:
         return tags[:1]
-    phrases = list(_phrases(without_quotes(text), low, high))
+    phrases = list(_phrases(without_any, low, high))
     for is_overall in (True, False):
         stated = _without_ladders([score for overall, score in phrases if overall is is_overall], low, high)
         if stated:

@@ -63,7 +63,7 @@ def own_words(text: str) -> str:
     What is never closed quotes to the end of the text, of its paragraph or of its line. A text that is quoted as a
     whole is its author's own.
     """
-    return without_quotes(own_blocks(unwrapped(text)))
+    return without_quotes(own_blocks(unwrapped(text)))[1]
 
 
 def own_blocks(text: str, *, at_ends_too: bool = False) -> str:
@@ -90,11 +90,19 @@ def own_blocks(text: str, *, at_ends_too: bool = False) -> str:
     return _BLOCK.sub(blank, text)
 
 
-def without_quotes(text: str, *, closed_only: bool = False) -> str:
-    """The text with blanks for quotations inside lines; `closed_only`: for those that are closed."""
+def without_quotes(text: str) -> tuple[str, str]:
+    """The text with blanks for quotations inside lines: for those that are closed, and for all."""
     if not any(mark in text for mark in _INLINE_MARKS):
-        return text
-    return _INLINE.sub(lambda quote: quote[0] if closed_only and not quote["end"] else _blank(quote), text)
+        return text, text
+    closed, every, end = list[str](), list[str](), 0
+    for quote in _INLINE.finditer(text):
+        blank = _blank(quote)
+        if blank is not quote[0]:
+            before = text[end : quote.start()]
+            closed += (before, blank if quote["end"] else quote[0])
+            every += (before, blank)
+            end = quote.end()
+    return ("".join([*closed, text[end:]]), "".join([*every, text[end:]])) if end else (text, text)
 
 
 def unwrapped(text: str) -> str:
