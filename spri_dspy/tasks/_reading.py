@@ -156,10 +156,8 @@ def _cells(reader: Any, shown: str, kind: str) -> Rows:
         if twice:
             raise DataError(f"{shown} has two columns {twice[0]!r}; rename one")
         for cells in reader:
-            line, ended = (
-                ended + 1,
-                reader.line_num,
-            )  # a row goes on in the next line where a cell has a line break
+            # A row goes on in the next line where a cell has a line break.
+            line, ended = ended + 1, reader.line_num
             if not cells:
                 continue
             number += 1
