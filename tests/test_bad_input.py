@@ -245,4 +245,4 @@ def test_system_without_a_published_behaviour_runs(tmp_path):
     code, _, err = spri("run", "reappraisal", "--limit", 2, "--system", "own.py:mine")
     assert code == 0, err
     (made,) = (tmp_path / "runs").iterdir()
-    assert made.name.startswith("reappraisal-own.py-mine-")
+    assert made.name.startswith("reappraisal-own-mine-")

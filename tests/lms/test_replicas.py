@@ -7,9 +7,9 @@ import pytest
 
 import spri_dspy as spri
 from spri_dspy.bulk import run_bulk
-from spri_dspy.lms import client, health
+from spri_dspy.lms import health
 from spri_dspy.lms.health import ILL_AFTER
-from spri_dspy.lms.scope import Retry
+from spri_dspy.lms.scope import Retry, Scope, use_scope
 from spri_dspy.lms.spec import load_lm
 from spri_dspy.runs import RunDir
 from spri_dspy.tasks import make_example
@@ -119,7 +119,7 @@ def test_calls_that_fail_together_count_as_one_failure_of_their_address(start_mo
     lm = load_lm(f"hosted_vllm/mock?api_base={down.base_url},{up.base_url}")
 
     async def ask_at_once():
-        with client.use_scope(client.Scope(retry=Retry(attempts=1))):
+        with use_scope(Scope(retry=Retry(attempts=1))):
             await asyncio.gather(*(lm.acall(f"question {n}") for n in range(30)), return_exceptions=True)
 
     asyncio.run(ask_at_once())
