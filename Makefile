@@ -17,7 +17,7 @@ export LITELLM_LOCAL_MODEL_COST_MAP := True
 export HF_HUB_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 
-MARKERS := $(if $(CI),not live and not gpu,not live and not gpu and not slow)
+HERE := not live and not gpu
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -50,13 +50,14 @@ demo: $(VENV)/.ok
 	@$(BIN)/spri show demo-run
 
 test: $(VENV)/.ok
-	@$(BIN)/python -m pytest -q -m "$(MARKERS)"
+	@$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal -m "$(HERE) and not slow"
+	@$(if $(CI),$(BIN)/python -m pytest -q -m "$(HERE) and slow" --durations 10)
 
 test-ray: $(VENV)/.ray-ok
-	@$(BIN)/python -m pytest -q -m "not live and not gpu" tests/test_ray_executor.py
+	@$(BIN)/python -m pytest -q -m "$(HERE)" tests/test_ray_executor.py
 
 test-serve: $(VENV)/.serve-ok
-	@$(BIN)/python -m pytest -q -m "not live and not gpu" tests/test_server.py tests/test_server_schema.py
+	@$(BIN)/python -m pytest -q -m "$(HERE)" tests/test_server.py tests/test_server_schema.py
 
 check: $(VENV)/.ok
 	@$(BIN)/ruff format --check .

@@ -92,6 +92,7 @@ def test_example_that_takes_too_long_is_given_up_and_the_others_are_not(tmp_path
     assert 1.5 <= late[0].seconds < 10
 
 
+@pytest.mark.slow
 def test_waiting_for_others_does_not_count_towards_the_deadline(tmp_path, start_mock):
     """With one slot, the last of the open examples waits for all before it; its own calls take a fifth of that."""
     mock = start_mock(MockConfig(latency_seconds=0.1, accept=1))

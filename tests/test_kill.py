@@ -99,6 +99,7 @@ def assert_paid_once(mock, expected, n_kills):
     assert all(answered[prompt] <= 1 + n_kills for prompt in answered)
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on_where_it_was(tmp_path, posts):
     data, run = posts(8), tmp_path / "run"
     with mock_process(MockConfig(latency_seconds=0.03, latency_sigma=0.5, accept=0.6)) as mock:
@@ -125,7 +126,7 @@ def test_interrupt_exits_130_in_one_line_and_can_be_resumed(tmp_path, posts, sig
         assert_whole(run, printed, 6)
 
 
-@pytest.mark.parametrize("route", ["native", "litellm"])
+@pytest.mark.parametrize("route", ["native", pytest.param("litellm", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("gap_seconds", [0.0, 0.02])
 def test_ctrl_c_twice_is_one_line_and_exit_130(tmp_path, posts, route, gap_seconds):
     """A second one met Python's exit, LiteLLM's, or the middle of a cancelled loop: signal -2, tracebacks, a hang."""

@@ -212,6 +212,7 @@ def test_verbose_is_a_line_a_call_and_nothing_else(tmp_path, start_mock, route):
     assert lines[4] == "spri: 1 example done" and len(lines) == 4 + 4
 
 
+@pytest.mark.slow
 def test_verbose_tuning_logs_calls_and_no_word_of_others(tmp_path):
     posts = (REPOSITORY / "optimize/data/reappraisal.jsonl").read_text("utf-8").splitlines()
     write(tmp_path / "posts.jsonl", *posts[:30])

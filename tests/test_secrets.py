@@ -105,7 +105,7 @@ def test_program_called_in_python_raises_errors_without_the_key(serve, way, rout
     assert_kept(Path("nowhere"), traceback_of(raised.value))
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", ["native", pytest.param("litellm", marks=pytest.mark.slow)])
 def test_no_command_shows_or_writes_the_key(tmp_path, serve, route, monkeypatch):
     """Run, judge, tune, doctor, export and show, each with all that it logs."""
     monkeypatch.chdir(tmp_path)

@@ -215,6 +215,7 @@ def test_no_example_repeats_a_seed(seeds, examples, field):
     assert not of_seeds & of_examples
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data (SPRI_TEST_DATA)")
 def test_no_run_of_eight_words_occurs_in_the_shared_data():
     own = runs_in([rows(name) for name in SHAPES])

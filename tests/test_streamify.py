@@ -198,6 +198,7 @@ def test_an_answer_without_its_header_comes_with_the_prediction_alone():
     assert does.streamed.count(True) == 1 and last.response.startswith("response ")
 
 
+@pytest.mark.slow
 def test_a_second_sample_of_an_unreadable_answer_is_streamed_too():
     with streaming(4, first="empty") as does:
         *chunks, last = stream(does, program(does), is_async=True)

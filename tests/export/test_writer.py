@@ -20,6 +20,7 @@ def own_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_every_format_loads_from_every_target_as_a_data_set_with_the_same_rows(tmp_path):
     runs = {name: run_offline(tmp_path / name, task=name) for name in ("reappraisal", "rubrics")}
     expected, folders = [], []

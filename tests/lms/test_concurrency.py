@@ -501,6 +501,7 @@ def test_refusals_of_one_lm_do_not_slow_another(tmp_path, start_mock, refusals):
     assert base.stats.max_in_flight == 8
 
 
+@pytest.mark.slow
 def test_more_than_a_hundred_calls_are_in_flight_where_the_limit_says_so(tmp_path, start_mock):
     """DSPy's own client stops at 100 connections and makes the others wait within their timeout."""
     mock = start_mock(MockConfig(latency_seconds=0.5, accept=1))

@@ -50,6 +50,7 @@ def check(prediction):
 SMALL = "format=json&max_tokens=300&max_chars=60&temperature=0.7&seed=1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 def test_llama_server_is_held_to_the_schema(llama_url, task, example, is_async):
     program = spri.SPRI(task, max_critiques=2)

@@ -429,6 +429,7 @@ def test_loading_a_native_lm_brings_no_litellm_and_no_network():
     assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr
 
 
+@pytest.mark.slow
 def test_litellm_is_loaded_with_its_lm_and_not_within_the_first_calls_timeout():
     code = QUIET % ["hosted_vllm/m?api_base=http://gpu-1:8000/v1&route=litellm"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}

@@ -86,6 +86,7 @@ def test_address_that_is_down_costs_a_few_calls_and_not_every_second_one(tmp_pat
     assert up.stats.n_answered > 150
 
 
+@pytest.mark.slow
 def test_address_that_is_back_gets_its_share_again(tmp_path, start_mock, short_rests):
     script = ["cut_before_headers"] * (ILL_AFTER + 4)
     back, other = start_mock(MockConfig(latency_seconds=0.02, script=script)), start_mock(STEADY)

@@ -48,6 +48,7 @@ def pair(draw, n, *, first=0.4, second=0.4, groups=1, per_cluster=1, scale=1.0):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [

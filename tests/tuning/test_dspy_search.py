@@ -84,6 +84,7 @@ def tuned(optimizer, tmp_path, town, *, writer=None, sets=None, options=None, **
     return found, program
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["gepa", "mipro_v2"])
 def test_instructions_that_help_are_found_and_hold_on_the_test_split(tmp_path, nobody, optimizer):
     town, writer = Listening(), Writer()
@@ -241,6 +242,7 @@ def test_a_budget_that_is_too_small_says_so_and_returns_the_start(tmp_path, nobo
     assert found.dump_state() == program.dump_state()
 
 
+@pytest.mark.slow
 def test_calls_in_threads_are_kept_so_that_the_same_again_pays_nothing(tmp_path, nobody, capsys):
     town, options = Listening(), {"options": SMALL["bootstrap_random_search"], "concurrency": 4}
     first, program = tuned("bootstrap_random_search", tmp_path, town, **options)
@@ -261,6 +263,7 @@ def test_calls_in_threads_are_kept_so_that_the_same_again_pays_nothing(tmp_path,
     assert all(t["low"] <= t["value"] <= t["high"] for t in written["trials"])
 
 
+@pytest.mark.slow
 def test_rounds_fit_the_example_metric_anew_around_the_best(tmp_path, nobody):
     town = Listening()
     found, _ = tuned(

@@ -239,6 +239,7 @@ def test_identical_candidates_go_to_the_first_and_do_not_differ():
     assert (compared.difference, compared.low, compared.high, compared.p) == (0, 0, 0, 1)
 
 
+@pytest.mark.slow
 def test_equally_good_candidates_are_rarely_called_better_than_the_start():
     false_alarms = 0
     for seed in range(25):
@@ -344,6 +345,7 @@ def test_every_method_picks_within_the_budget(name):
         assert meter.spent <= world.budget
 
 
+@pytest.mark.slow
 def test_racing_loses_less_than_halving_in_made_up_worlds():
     lost = dict.fromkeys(("racing", "halving", "halving, slow"), 0.0)
     for seed in range(900, 1000):

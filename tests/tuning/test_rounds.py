@@ -86,6 +86,7 @@ class Sim:
         return len(self.good & set(candidate))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "settings"), [("pearson", {"groups": 2}), ("mean", {"groups": 1})])
 def test_without_any_effect_there_is_no_improvement_in_95_of_100_searches(kind, settings):
     adopted = sum(Sim(seed, kind=kind, **settings).is_adopted(proposals=6) for seed in range(40))
@@ -107,6 +108,7 @@ def test_without_any_effect_there_is_no_improvement_in_95_of_100_searches_at_len
     assert adopted <= 0.05 * 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "effect"), [("pearson", 0.33), ("mean", 0.6)])
 def test_an_effect_is_found_and_adopted(kind, effect):
     worlds = [Sim(seed, kind=kind, effect=effect, n_search=40, n_holdout=40) for seed in range(12)]

@@ -7,6 +7,8 @@ import sys
 import time
 from collections import Counter
 
+import pytest
+
 PATIENCE_SECONDS = 60
 CONCURRENCY = 4
 
@@ -40,6 +42,7 @@ def finish(process, log):
     return json.loads(said), Counter(log.read_text().split("\n")[:-1])
 
 
+@pytest.mark.slow
 def test_killed_search_comes_to_the_same_result_and_pays_nothing_twice(tmp_path):
     folder, log = tmp_path / "killed", tmp_path / "killed.log"
     with start(tmp_path / "whole", tmp_path / "whole.log") as undisturbed:

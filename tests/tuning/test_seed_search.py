@@ -91,6 +91,7 @@ def found(tmp_path_factory):
         return folder, *tune(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 3])
 def test_seeds_that_help_are_found_and_hold_on_the_test_split(tmp_path, seed):
     _, program, tuned = tune(tmp_path, town=Town(effect=0.46, base=0.05, seed=seed), rng_seed=seed)
@@ -121,6 +122,7 @@ def test_without_an_effect_the_start_comes_back_in_95_of_100_searches(tmp_path):
     assert sum(improved) <= 2
 
 
+@pytest.mark.slow
 def test_the_whole_method_is_tuned_with_a_critic_of_its_own(tmp_path):
     pool = Pool(written=helpful_rows(), bootstrapped=1, proposed=1, examples=4)
     world = Town(effect=0.46, base=0.05, seed=2)
