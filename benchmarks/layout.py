@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
 from benchmarks.sections import Section, as_json, as_markdown, interval, number
@@ -94,21 +94,34 @@ def json_document(table: Table) -> str:
 
 
 def for_width(table: Table, width: int) -> list[Section]:
-    """The same for a terminal of so many columns: a table a measure where all of them side by side are too wide."""
+    """The same for a terminal of so many columns: a table a measure where all of them side by side are too wide.
+
+    Of an offline table, what ran and how its loops ended stand in a table each.
+    """
     main, *others = sections(table)
-    if table.is_offline or _width(main) <= width:
+    if _width(main) <= width:
         return [main, *others]
-    n_coverage, start = len(table.definition.coverage), 2
     parts: list[Section] = []
-    for measure in table.definition.measures:
-        end = start + 1 + len(_beside(table, measure))
-        title = table.title if not parts else measure.heading + _remark(table)
-        part = Section(main.name, title, _cut(main.columns, start, end, n_coverage))
-        part.rows.extend(_cut(row, start, end, n_coverage) for row in main.rows)
+    for heading, start, end, n_last in _parts(table):
+        title = heading + _remark(table) if parts else table.title
+        part = Section(main.name, title, _cut(main.columns, start, end, n_last))
+        part.rows.extend(_cut(row, start, end, n_last) for row in main.rows)
         parts.append(part)
-        start = end
     parts[-1].notes.extend(main.notes)
     return [*parts, *others]
+
+
+def _parts(table: Table) -> Iterator[tuple[str, int, int, int]]:
+    """Of each part of a table that is too wide: heading, its columns from start to end, and how many of the last."""
+    start = 2
+    if table.is_offline:
+        yield "What ran", start, start + 2, 1
+        yield "How the loops ended", start + 2, start + 2 + len(STOP_REASONS), 0
+        return
+    for measure in table.definition.measures:
+        end = start + 1 + len(_beside(table, measure))
+        yield measure.heading, start, end, len(table.definition.coverage)
+        start = end
 
 
 def _remark(table: Table) -> str:
@@ -116,9 +129,9 @@ def _remark(table: Table) -> str:
     return table.title.removeprefix(table.definition.title)
 
 
-def _cut(cells: tuple[str, ...], start: int, end: int, n_coverage: int) -> tuple[str, ...]:
-    """Base and system, the cells of one measure, and the coverage."""
-    return (*cells[:2], *cells[start:end], *cells[len(cells) - n_coverage :])
+def _cut(cells: tuple[str, ...], start: int, end: int, n_last: int) -> tuple[str, ...]:
+    """Base and system, the cells from start to end, and the last ones: of a measure its coverage."""
+    return (*cells[:2], *cells[start:end], *cells[len(cells) - n_last :])
 
 
 def _width(section: Section) -> int:

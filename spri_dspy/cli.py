@@ -261,7 +261,10 @@ def list_runs(
         print_json([each.to_json() for each in found])
     elif found:
         print_parts([listing.Runs(found)])
-    say(*damaged, *([] if found or damaged else [f"there is no run in {folder}"]))
+    say(
+        *damaged,
+        *([] if found or damaged else [f"there is no run in {folder}; spri ls DIR looks in another folder"]),
+    )
 
 
 @app.command()
@@ -295,7 +298,8 @@ def show(
         )
     record = terminal.pick(directory, example_id)
     print_json(record.to_json()) if json_out else print_parts(terminal.trace(record))
-    if (run_dir / CALLS).is_file():
+    kept = run_dir / CALLS
+    if kept.is_file() and kept.stat().st_size:
         say(f"next: spri show {shlex.quote(str(run_dir))} {shlex.quote(record.id)} --calls")
 
 
@@ -469,6 +473,7 @@ def _main() -> int:
         if shown is None:
             scrub(error)
             raise
-        say(f"{shown()} (spri --help)")
+        where = getattr(getattr(error, "ctx", None), "command_path", "spri")
+        say(f"{shown()} ({where} --help)")
         return 2
     return code  # typer's own code for Ctrl-C is INTERRUPTED

@@ -97,7 +97,7 @@ BAD_COMMANDS = [
     ("run reappraisal --concurrency 0", 2, "--concurrency must be at least 1, not 0"),
     ("run reapraisal", 2, "unknown task 'reapraisal'; known: reappraisal"),
     ("run nowhere.py:TASK", 2, "no such file for the task 'nowhere.py:TASK': nowhere.py"),
-    ("run", 2, "Missing argument 'task'"),
+    ("run", 2, "Missing argument 'task'. (spri run --help)"),
     ("runn reappraisal", 2, "No such command 'runn'"),
     ("run reappraisal --mood good", 2, "No such option: --mood"),
     ("run reappraisal --data posts.jsonl --text hello", 2, "give --data or --text, not both"),

@@ -80,12 +80,13 @@ def test_refusing_server_stops_the_run_with_exit_3_in_one_line(tmp_path, start_m
 def test_failed_examples_make_exit_1_until_they_succeed(tmp_path, start_mock):
     broken, sound = start_mock(MockConfig(rates={"null_content": 1.0})), start_mock()
     command = ["run", "reappraisal", "--limit", 2, "--run", "r", "--lm"]
-    for _ in range(2):
+    for first in ("0 examples done, 2 failed", "0 examples done; 2 finished before"):
         code, out, err = spri(*command, f"base=hosted_vllm/mock?api_base={broken.base_url}")
         assert code == 1
         assert "0 done, 2 failed" in out and out.count("UnreadableAnswer: ") == 2
         assert "2 failed; the same command with --retry-errors tries these once more" in err
-    assert "0 examples done; 2 finished before" in err
+        assert "next: spri show r " in err and "spri judge" not in err
+        assert err.startswith(f"spri: {first}\n")
     code, out, err = spri(*command, f"base=hosted_vllm/mock?api_base={sound.base_url}", "--retry-errors")
     assert code == 0 and "2 done, 0 failed" in out
 

@@ -121,7 +121,7 @@ def test_terminal_shows_a_bar_that_fits_with_failures_and_dollars(tmp_path, star
     last = r"━+ 2 of 2 examples; 1 failed, \d+ calls \([\d.]+/s\), [\d.,k]+ tokens, \$\d\.\d+ \d\d:\d\d"
     assert re.fullmatch(last, bars[-1].strip()), bars[-1]
     lines = on_screen(written, columns)
-    end = lines[lines.index("spri: 2 examples done") :]
+    end = lines[lines.index("spri: 1 example done, 1 failed") :]
     assert re.match(r"spri: \d+ LM calls.*, [\d,]+ tokens in, [\d,]+ out, \$\d\.\d+,", end[1])
     assert [line for line in end[2:] if line.startswith("spri: ")] == [
         "spri: failed: 1 UnreadableAnswer",

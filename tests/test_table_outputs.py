@@ -93,6 +93,19 @@ def test_narrow_terminal_gets_a_table_a_measure(tmp_path):
     assert parts[-1].notes == whole.notes
 
 
+def test_narrow_terminal_gets_an_offline_table_in_two(tmp_path):
+    table = tables.build(sft.TABLE, grid.Ask(systems=["direct", "spri"], limit=1, runs=tmp_path))
+    whole = layout.sections(table)[0]
+    assert layout.for_width(table, 100) == [whole]
+    ran, ended = layout.for_width(table, 80)
+    assert ran.columns == ("base", "system", "examples", "failed", "LM calls")
+    assert ended.columns == ("base", "system", "accepted", "exhausted", "unscored")
+    assert [row[2:4] + ended.rows[n][2:] + row[4:] for n, row in enumerate(ran.rows)] == [
+        row[2:] for row in whole.rows
+    ]
+    assert STAND_IN in ended.title and ended.notes == whole.notes and not ran.notes
+
+
 def test_live_lms_over_http_resume_without_a_request_and_name_no_stand_in(tmp_path, start_mock):
     server = start_mock()
     base, judge = (f"hosted_vllm/{name}?api_base={server.base_url}" for name in ("GPT-4o-mini", "judge"))

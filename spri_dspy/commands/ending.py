@@ -18,8 +18,8 @@ class Ending:
     """How the execution of a plan ended.
 
     Attributes:
-        summary: examples done now, and finished before.
-        totals: what those done now took and came to.
+        summary: examples that ran now, and those finished before.
+        totals: what those that ran now took and came to.
         failed: examples whose last record is a failure, those of earlier starts included.
     """
 
@@ -29,10 +29,12 @@ class Ending:
 
     def lines(self) -> Iterator[str]:
         """The same for people, a line each."""
-        done, skipped = self.summary.done, self.summary.skipped
+        ran, skipped = self.summary.done, self.summary.skipped
+        done, failed = ran - self.summary.failed, self.summary.failed
+        besides = f", {failed:,} failed" if failed else ""
         before = f"; {skipped:,} finished before" if skipped else ""
-        yield f"{done:,} example{'' if done == 1 else 's'} done{before}"
-        if done:
+        yield f"{done:,} example{'' if done == 1 else 's'} done{besides}{before}"
+        if ran:
             yield from self.totals.lines()
         if self.failed:
             yield f"{self.failed:,} failed; the same command with --retry-errors tries these once more"

@@ -167,9 +167,9 @@ class JudgePlan:
         """What to know about the numbers, a line each."""
         notes: list[str] = []
         if self.failed_before:
-            notes.append(f"{self.failed_before} examples of the run failed and were not judged")
+            notes.append(f"failed in the run, so not judged: {self.failed_before:,}")
         if self.without_answer:
-            notes.append(f"{self.without_answer} examples of the run have no answer and were not judged")
+            notes.append(f"without an answer, so not judged: {self.without_answer:,}")
         if leaks := self.manifest.get("leaks"):
             notes.append(f"marked: evaluation inputs were among the run's seeds, such as {leaks[0]}")
         if "offline" in {spec.prefix for spec in self.lms} and (named := suggestion(self.run)):

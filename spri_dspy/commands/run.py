@@ -175,7 +175,9 @@ class RunPlan:
         return iter(sorted(asked, key=lambda r: wanted[r.id])) if len(wanted) <= SORTED_AT_MOST else asked
 
     def next_commands(self, directory: RunDir) -> list[str]:
-        """What to do with the run next, a command each."""
+        """What to do with the run next, a command each; judging only where there is an answer."""
+        if not any(record.ok for record in directory.records()):
+            return show_command(directory)
         judge = f"spri judge {shlex.quote(str(directory.path))}"
         if "judge" in self.specs:
             judge += " --lm " + shlex.quote(f"judge={self.specs['judge']}")

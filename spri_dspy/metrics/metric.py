@@ -197,7 +197,7 @@ class Metric:
         score = Score("", value, self._label(example), get(example, "group"))
         rated = self._rated(score)
         if rated is None:
-            self.unreadable.append(str(get(example, "id")))
+            self._note_unreadable(example, lacks=seen is None and prediction is not None)
         if pred_name is not None:
             said = getattr(found, "feedback", None) or self._feedback(score, seen)
             return Outputs(score=rated or 0.0, feedback=said)
@@ -317,6 +317,13 @@ class Metric:
         if prediction is None or self.judge is None:
             return prediction
         return self._ask(self.judge, example, dict(prediction.items()), prediction)
+
+    def _note_unreadable(self, example: Any, *, lacks: bool) -> None:
+        """Remember the example, and warn at the first that DSPy takes it for a zero."""
+        if not self.unreadable:
+            needs = f" (its judge needs {', '.join(self.judge.inputs)})" if lacks else ""
+            logger.warning("%s: an example has nothing to read%s; DSPy counts it as 0.0", self.name, needs)
+        self.unreadable.append(str(get(example, "id")))
 
     def _ask(
         self, judge: Any, example: Any, outputs: Mapping[str, Any], about: Any, rubric: str = "run"

@@ -34,7 +34,10 @@ def kept_calls(run: RunDir, example_id: str | None = None) -> Iterator[dict[str,
                 found = True
                 yield call
     if not found:
-        raise DataError(f"{run.path} kept no call of {example_id!r}")
+        of = "" if example_id is None else f" of {example_id!r}"
+        raise DataError(
+            f"{run.path} kept no call{of}: what finished before --keep-calls was given is not run again"
+        )
 
 
 def shown(call: Mapping[str, Any]) -> Iterator[RenderableType]:

@@ -47,9 +47,9 @@ def read_rows(
     rows = hub_rows(shown, wanted) if shown.startswith("hf:") else file_rows(Path(source), wanted)
     is_first = True
     for where, number, row in rows:
-        for old in renamed.values() if is_first else ():
+        for new, old in renamed.items() if is_first else ():
             if old not in row:
-                raise DataError(f"{shown} has no column {old!r} to rename; it has {names_of(row)}")
+                raise DataError(f"{shown} has no column {old!r} to rename to {new!r}; it has {names_of(row)}")
         is_first = False
         if renamed:
             kept = {name: value for name, value in row.items() if name not in renamed.values()}

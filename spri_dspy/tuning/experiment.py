@@ -387,7 +387,8 @@ def _check_size(splits: Splits) -> None:
     if len(clusters) < FEWEST_CLUSTERS:
         raise UsageError(
             f"{len(clusters)} clusters of examples are left in the holdout to decide on, which can prove nothing: at "
-            f"least {FEWEST_CLUSTERS} are needed, and 50 or more to find a small improvement; give more examples{why}"
+            f"least {FEWEST_CLUSTERS} are needed, and 50 or more to find a small improvement; give more examples, or a "
+            f"higher limit{why}"
         )
     for name in ("train", "search"):
         if not getattr(splits, name):

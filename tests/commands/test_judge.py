@@ -73,7 +73,7 @@ def test_run_is_judged_and_told_by_criterion_and_group(spri, real_judge):
     assert all(line[-3:] == ["2", "of", "2"] for line in named[:2])
     assert [line[0] for line in table[2:4]] == ["g1", "g2"]
     assert out.endswith("no human scores to compare with: alignment, empathy, harmful, factuality\n")
-    assert "1 examples of the run failed and were not judged" in err
+    assert "failed in the run, so not judged: 1" in err
     records = {r.id: r for r in judged().records()}
     assert set(records) == {"a", "b"}
     assert records["a"].outputs["judge"] == {"name": "reappraisal", "version": "reappraisal/2"}
@@ -374,7 +374,7 @@ def test_instances_without_an_answer_are_passed_over_and_said(spri):
     make_run(answer_record(), written, task="rubrics")
     code, out, err = spri("judge", "r", "--judge", "generic")
     assert code == 0 and "1 of 1" in out
-    assert "1 examples of the run have no answer" in err
+    assert "without an answer, so not judged: 1" in err
 
 
 def test_failed_judgement_is_counted_and_ends_with_one(spri, tmp_path):
@@ -397,7 +397,7 @@ def test_failed_judgement_is_counted_and_ends_with_one(spri, tmp_path):
     assert "failed: 1 CallError" in err
     assert "1 of 2" in out
     code, _, err = spri("judge", "r", "--judge", "broken.py:Broken", "--retry-errors")
-    assert code == 1 and "1 example done; 1 finished before" in err
+    assert code == 1 and "0 examples done, 1 failed; 1 finished before" in err
 
 
 # Judges of the user's own

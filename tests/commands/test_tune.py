@@ -112,7 +112,7 @@ def test_a_budget_ends_the_search_and_is_kept(path):
         (["{}", "--lm", "boss=offline"], "unknown role 'boss'; known: base, critic, judge"),
         (["{}", "--lm", "base"], "--lm takes ROLE=STRING"),
         (["{}", "--limit", "0"], "the command line: the field 'data.limit'"),
-        (["{}", "--limit", "12"], "clusters of examples are left in the holdout to decide on"),
+        (["{}", "--limit", "12"], "give more examples, or a higher limit"),
         (["{}", "--max-calls", "0"], "the command line: the field 'budget.max_calls'"),
         (["{}", "--data", "gone.jsonl"], "gone.jsonl cannot be read"),
     ],

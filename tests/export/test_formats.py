@@ -332,7 +332,7 @@ def test_an_empty_export_is_one_line_that_says_why_and_writes_nothing(tmp_path, 
         ("--format sft --to hf:x --out y.jsonl", "--to hf:DIR names the place already"),
         ("--format sft --to parquet --out y.jsonl", "--out must end in .parquet for parquet, not 'y.jsonl'"),
         ("--format sft --out y.csv", "--out must end in .jsonl or .json for jsonl, not 'y.csv'"),
-        ("", "Missing option '--format'"),
+        ("", "Missing option '--format'. (spri export --help)"),
     ],
 )
 def test_options_that_make_no_sense_are_one_line(tmp_path, options, said):

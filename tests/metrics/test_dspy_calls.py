@@ -60,14 +60,23 @@ def test_a_judgement_near_the_label_is_good(score, human, number, is_good):
     assert not metric.unreadable
 
 
+def test_an_example_without_what_the_judge_is_shown_is_named_once(caplog):
+    metric = spri.load_metric(lambda example, prediction: 1.0, judge=Asked().judge())
+    for _ in range(2):
+        assert metric(example(), dspy.Prediction(draft="no response")) == 0.0
+    (said,) = caplog.messages
+    assert "nothing to read (its judge needs question, response); DSPy counts it as 0.0" in said
+
+
 @pytest.mark.parametrize("prediction", [None, answered(), judged(None), dspy.Prediction()])
-def test_nothing_to_read_is_0_for_dspy_counted_and_missing_in_an_estimate(prediction):
+def test_nothing_to_read_is_0_for_dspy_counted_and_missing_in_an_estimate(prediction, caplog):
     metric = pearson()
     assert metric(example("odd", human_score=3), prediction) == 0.0
     assert metric(example("odd", human_score=3), prediction, []) is False
     found = metric(example("odd", human_score=3), prediction, None, "generate", None)
     assert found.score == 0.0 and "could be read" in found.feedback
     assert metric.unreadable == ["odd"] * 3
+    assert caplog.messages == ["pearson: an example has nothing to read; DSPy counts it as 0.0"]
     labels = [1, 2, 3, 4]
     examples = [example(str(n), human_score=h) for n, h in enumerate(labels)]
     estimate = metric.estimate(examples, [*map(judged, (1, 2, 4)), prediction])

@@ -149,6 +149,8 @@ def test_calls_that_were_not_kept_are_refused_in_one_line(failed):
     spri("run", "reappraisal", "--limit", "1", "--run", "r")
     assert_refused(spri("show", "r", "--calls"), 2, "r kept no calls; run it with --keep-calls")
     assert_refused(spri("show", "my run", "nobody", "--calls"), 2, "my run kept no call of 'nobody'")
+    spri("run", "reappraisal", "--limit", "1", "--run", "r", "--keep-calls")
+    assert_refused(spri("show", "r", "--calls"), 2, "r kept no call: what finished before --keep-calls")
     assert "--calls" not in spri("show", "r")[2]
 
 
@@ -296,4 +298,4 @@ def test_tuning_that_was_stopped_or_damaged_is_listed_and_told_of(tuned):
 def test_folder_without_runs_is_said_in_one_line(tmp_path):
     assert_refused(spri("ls"), 2, "there is no folder runs; name the one that your runs lie in: spri ls DIR")
     code, out, err = spri("ls", ".")
-    assert (code, out, err) == (0, "", "spri: there is no run in .\n")
+    assert (code, out, err) == (0, "", "spri: there is no run in .; spri ls DIR looks in another folder\n")

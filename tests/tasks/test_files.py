@@ -153,7 +153,7 @@ def test_columns_are_renamed(task, tmp_path, kind):
 
 def test_column_to_rename_that_is_not_there_is_answered_with_the_menu(task, tmp_path):
     path = written(tmp_path / "posts.jsonl", [{"title": "x", "selftext": "y"}])
-    said = "posts.jsonl has no column 'body' to rename; it has title, selftext"
+    said = "posts.jsonl has no column 'body' to rename to 'post'; it has title, selftext"
     with pytest.raises(DataError, match=said):
         list(task.examples(path, columns={"post": "body"}))
 
