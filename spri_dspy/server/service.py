@@ -6,7 +6,6 @@ It knows programs and LM calls; it knows nothing of HTTP but what `wire` sends f
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 import time
@@ -23,13 +22,14 @@ from dspy.utils.exceptions import LMError
 from spri_dspy.bulk import plain
 from spri_dspy.errors import SpriError, UsageError
 from spri_dspy.evidence import Evidence, collect
-from spri_dspy.lms.concurrency import TURN, Limiter, Turn
+from spri_dspy.lms.concurrency import TURN, Limiter, Turn, openable
 from spri_dspy.lms.scope import Scope, use_scope
 from spri_dspy.lms.spec import CALL
 from spri_dspy.program import Program, fingerprint
 from spri_dspy.records import Usage
 from spri_dspy.redaction import error_line, redact, scrub
 from spri_dspy.server.wire import ChatRequest, Receive, Refusal, Reply, Tokens
+from spri_dspy.strict_json import to_text
 from spri_dspy.tasks import Example, Task
 
 logger = logging.getLogger(__name__)
@@ -180,7 +180,8 @@ class Service:
         self.is_stopping = False
         is_offline = any(_is_offline(predictor) for predictor in program.predictors())
         self.system_fingerprint = STAND_IN if is_offline else f"spri-{fingerprint(program)[:12]}"
-        self._limiter = Limiter(limits.concurrency)
+        lms = {id(lm): lm for p in program.predictors() if (lm := p.lm or dspy.settings.lm) is not None}
+        self._limiter = Limiter(openable(limits.concurrency, lms.values()))
         self._places = asyncio.Semaphore(limits.concurrency)
         self._open: set[asyncio.Task[None]] = set()
         self._in_flight = 0
@@ -373,7 +374,7 @@ def _is_offline(predictor: Any) -> bool:
 def _text(prediction: dspy.Prediction) -> str:
     """The response as text; where a task ends after its principles, those. Typed ones, such as a rubric, as JSON."""
     value = plain(prediction.get("response", prediction.get("principles")))
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else to_text(value)
 
 
 def _details(prediction: dspy.Prediction, tally: Tally, evidence: Evidence) -> dict[str, Any]:

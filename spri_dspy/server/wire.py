@@ -6,7 +6,6 @@ It knows shapes and bytes; it knows no program, no queue and no LM.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
 import uuid
@@ -16,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from spri_dspy.strict_json import to_text
 
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
@@ -374,7 +375,7 @@ class StreamReply(Reply):
             "system_fingerprint": self.system_fingerprint,
             **parts,
         }
-        return f"data: {json.dumps(chunk)}\n\n"
+        return f"data: {to_text(chunk, ascii_only=True)}\n\n"
 
     async def _write(self, event: str, *, more: bool = True) -> None:
         await self.send({"type": "http.response.body", "body": event.encode(), "more_body": more})
