@@ -53,6 +53,7 @@ _PLANS = [
     "End with {}.",
 ]
 _REPLIES = ["Much turns on {}.", "Look at {} as a friend would.", "A step could begin with {}."]
+_SHARES = ["no part of", "little of", "a part of", "most of", "all of"]
 _ROLES = {
     "feedback": "feedback|critique|reason|expla",
     "reference": "reference",
@@ -234,7 +235,10 @@ class _Prompt:
         if _role(name) == "feedback" and (depth or not self.base):
             return self.verdict[1] + (f" Weighed as well: {_quoted(self.missing)}." if self.missing else "")
         if depth:
-            return f"{name}: the response deals with {_quoted([*kept, *self.missing] or self.topics[:3])}."
+            named, level = _quoted([*kept, *self.missing] or self.topics[:3]), re.search("[1-5]", name)
+            if not level:
+                return f"Does the response deal with {named}?"
+            return f"The response deals with {_SHARES[int(level[0]) - 1]} {named}."
         is_plan, drawn = _role(name) == "criteria", [t for t in self.topics if self.roll(f"draw {t}") < 0.6]
         planned = [topic for topic in self.topics if _has(self.inputs["criteria"], topic)]
         demos = [[line for line in _HEADER.sub("", d).splitlines() if line.strip()] for d in self.demos]
