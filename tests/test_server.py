@@ -112,6 +112,9 @@ def test_dspy_lm_asks_the_endpoint(endpoint):
     assert lm(POST) == [ask(url).json()["choices"][0]["message"]["content"]]
 
 
+@pytest.mark.filterwarnings(
+    "ignore:Item 'summary' on TypedDict"
+)  # LiteLLM's types, where nobody asked before
 def test_litellm_asks_the_endpoint(endpoint):
     import litellm
 
