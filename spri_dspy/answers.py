@@ -129,12 +129,12 @@ def _split(signature: type[dspy.Signature], text: str) -> Iterator[_Section]:
     name, header_end = "", 0
     for mark in _HEADER.finditer(text):
         following = _output_named(outputs, mark[1] or mark[2])
-        is_own = own[mark.start() : mark.end()] == mark[0]
-        if (
-            "##" in mark[0]
-            if following not in outputs
-            else is_own or not scale_of(outputs[following].annotation)
-        ):
+        if following not in outputs:
+            is_header = "##" in mark[0]
+        else:
+            is_own = own[mark.start() : mark.end()] == mark[0]
+            is_header = is_own or not scale_of(outputs[following].annotation)
+        if is_header:
             yield _Section(name, text[header_end : mark.start()].strip())
             name, header_end = following, mark.end()
     yield _Section(name, text[header_end:].strip())

@@ -28,9 +28,7 @@ from typing import Any, NamedTuple
 
 import dspy
 from dspy.clients._deprecation import adapter_message_call
-from dspy.utils.exceptions import (
-    LMProviderError,
-)
+from dspy.utils.exceptions import LMProviderError
 
 from spri_dspy.errors import CallError
 from spri_dspy.lms.bodies import MAX_BODY, MAX_BODY_MB

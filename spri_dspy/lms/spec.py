@@ -4,7 +4,7 @@ An LM string is a model as LiteLLM spells it, with options behind a question mar
 
     openai/gpt-4o-mini?temperature=0.7&max_tokens=512
     hosted_vllm/prometheus-eval/prometheus-8x7b-v2.0?api_base=http://gpu-1:8000/v1&format=result_tag
-    offline                       the rule-based stand-in, needs nothing (knobs: latency, fail_rate, ...)
+    offline                       the rule-based stand-in, needs nothing (knobs: latency, unscored_rate, ...)
     replay/recording.jsonl        answers from a recording only
     gguf/models/x.gguf?n_ctx=8192 a model file on this machine, by llama.cpp (a path that ends in .gguf is enough)
 
@@ -45,7 +45,7 @@ PRICES = ("usd_in", "usd_out")
 
 _WHOLE = ("max_tokens", "top_k", "seed", "max_chars")
 _WORDS = ("format", "route", "api_base", "api_version", "reasoning_effort", "key_env")
-KNOBS = ("latency", "jitter", "fail_rate", "unscored_rate", "garbage_rate")
+KNOBS = ("latency", "unscored_rate", "garbage_rate")
 """Options of the offline stand-in alone."""
 
 LOCAL = ("n_ctx", "n_threads", "slots")

@@ -60,7 +60,7 @@ def pair(draw, n, *, first=0.4, second=0.4, groups=1, per_cluster=1, scale=1.0):
     ],
     ids=["few", "other scale", "clusters", "groups", "mean"],
 )
-def test_equals_replace_each_other_in_five_of_a_hundred_at_most(shape):
+def test_equals_replace_each_other_in_25_of_1000_at_most(shape):
     shape = dict(shape)
     metric = shape.pop("metric", pearson())
     draw, rng, taken = np.random.default_rng(11), random.Random(11), 0
@@ -68,7 +68,7 @@ def test_equals_replace_each_other_in_five_of_a_hundred_at_most(shape):
         a, b = pair(draw, **shape)
         p = p_of(metric, a, b, rng)
         taken += p <= 0.05 and metric.measure(a) > metric.measure(b)
-    assert taken <= 50
+    assert taken <= 25, taken
 
 
 @pytest.mark.parametrize(("metric", "n"), [(pearson(), 60), (MEAN, 60)], ids=["pearson", "mean"])
