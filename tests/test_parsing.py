@@ -333,7 +333,7 @@ def test_poems_lists_and_tables_are_not_degenerate(text):
 @pytest.mark.parametrize("unit", ["a", "ab", "[#] ", "ab" * 500, "aab" * 3000, "a" * 4000 + "b"])
 def test_looking_for_repetition_takes_linear_time(unit):
     texts = [(unit * (1 + 1_000_000 // len(unit)))[:1_000_000], (unit * 9000)[:7_999] + "x"]
-    start = time.perf_counter()
+    start = time.process_time()
     for text in texts:
         is_degenerate(text)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 5  # a quadratic search takes hours
