@@ -57,7 +57,7 @@ test-ray: $(VENV)/.ray-ok
 	@$(BIN)/python -m pytest -q -m "$(HERE)" tests/test_ray_executor.py
 
 test-serve: $(VENV)/.serve-ok
-	@$(BIN)/python -m pytest -q -m "$(HERE)" tests/test_server.py tests/test_server_schema.py
+	@$(BIN)/python -m pytest -q -m "$(HERE)" tests/test_server*.py
 
 check: $(VENV)/.ok
 	@$(BIN)/ruff format --check .

@@ -350,6 +350,8 @@ def serve(
     time_limit: options.TimeLimit = 300,
     max_body: options.MaxBody = 1_000_000,
     drain: options.Drain = 30,
+    drafts: options.Drafts = False,
+    cors: options.Origins = None,
 ) -> None:
     """Serve a task's program as an OpenAI-compatible endpoint: /v1/chat/completions, model spri/TASK."""
     from spri_dspy import server
@@ -360,7 +362,9 @@ def serve(
     made = server.make_program(
         task, options.pairs("--lm", lm), program, system, options.pairs("--set", setting)
     )
-    endpoint = server.create_app(*made, limits=limits, token=server.token_from(token_env))
+    endpoint = server.create_app(
+        *made, limits=limits, token=server.token_from(token_env), origins=cors or (), drafts=drafts
+    )
 
     def ready(address: str) -> None:
         say(f"{endpoint.state.service.model} at {address}/v1; Ctrl-C or SIGTERM stops it")

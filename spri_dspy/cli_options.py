@@ -124,6 +124,13 @@ Requests = Annotated[int, typer.Option(help="Requests that are worked on at a ti
 Queue = Annotated[int, typer.Option(help="Requests that may wait; one more gets 429.")]
 TimeLimit = Annotated[float, typer.Option(help="Seconds that a request may take, its wait included.")]
 MaxBody = Annotated[int, typer.Option(help="Bytes of a request at most.")]
+Origins = Annotated[
+    list[str] | None,
+    typer.Option("--cors", metavar="ORIGIN", help="Web pages that may use it from a browser; repeat."),
+]
+Drafts = Annotated[
+    bool, typer.Option("--drafts", help="Stream candidates as they are written, as reasoning_content.")
+]
 Drain = Annotated[float, typer.Option(help="Seconds that open requests get when the server is stopped.")]
 
 _FORMS = {

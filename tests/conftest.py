@@ -42,3 +42,13 @@ def loop_for_litellm():
     yield
     asyncio.set_event_loop(None)
     loop.close()
+
+
+@pytest.fixture
+def endpoint(start_mock):
+    """An endpoint of a mock: its address, its service, and the mock."""
+    from tests.server_parts import listening, program
+
+    mock = start_mock()
+    with listening(program(mock)) as (url, service):
+        yield url, service, mock

@@ -1,5 +1,6 @@
 """Endpoints to test: an application that listens in a thread, and `spri serve` as a process of its own."""
 
+import json
 import re
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import threading
 import time
 from contextlib import contextmanager
 
+import httpx
 import pytest
 
 import spri_dspy as spri
@@ -30,11 +32,11 @@ def program(mock=None, **lm_options):
 
 
 @contextmanager
-def listening(made, token=None, **limits):
+def listening(made, token=None, origins=(), drafts=False, **limits):
     """An application that listens on a free port of loopback: its address, ending in /v1, and its service."""
     import uvicorn
 
-    app = create_app(made, limits=Limits(**limits), token=token)
+    app = create_app(made, limits=Limits(**limits), token=token, origins=origins, drafts=drafts)
     config = uvicorn.Config(app, log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
@@ -76,3 +78,35 @@ def eventually(is_so, seconds=10):
 def body(text=POST, **more):
     """The body of a request."""
     return {"model": MODEL, "messages": [{"role": "user", "content": text}], **more}
+
+
+JSON = {"content-type": "application/json"}
+
+
+def client_of(url, kind="OpenAI", **options):
+    """A client of the package openai, by its class."""
+    import openai
+
+    return getattr(openai, kind)(base_url=url, api_key="none", **{"max_retries": 0, "timeout": 30, **options})
+
+
+def ask(url, **more):
+    """The answer to one request, over plain HTTP."""
+    return httpx.post(f"{url}/chat/completions", json=body(**more), timeout=30)
+
+
+def leaving(url, stream=False):
+    """A client that sends a request and leaves with the block."""
+    content = json.dumps(body(stream=stream)).encode()
+    connection = socket.create_connection(address_of(url))
+    connection.sendall(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%s" % (len(content), content)
+    )
+    return connection
+
+
+def address_of(url):
+    """Host and port of an address."""
+    parts = httpx.URL(url)
+    return parts.host, parts.port

@@ -14,7 +14,7 @@ app = create_app(program(), limits=Limits(concurrency=4), token="for-the-tests")
 schema = schemathesis.openapi.from_asgi("/openapi.json", app, headers=TOKEN)
 
 
-many = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+many = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 shapes = [
     schemathesis.checks.not_a_server_error,
     checks.content_type_conformance,

@@ -14,22 +14,30 @@ What a request means:
 - The last user message is the task's text input (a post, an instruction). A system or developer message is the task's
   other input where it has one (reappraisal: the aim), else it stands before the text.
 - `spri.inputs` holds fields of a data row as `spri run --data` takes them (aim, dimension, response ...), in place of a
-  system message that would be one. The answer is the response; where a task ends after its principles (a rubric),
-  those; typed ones as JSON.
+  system message that would be one; a name that the task does not read is refused. The answer is the response; where a
+  task ends after its principles (a rubric), those; typed ones as JSON.
 - Earlier turns, temperature, max_tokens, seed and the like change nothing: LMs and their sampling are the operator's.
   The header x-spri-ignored names what was left out. What a caller would build on and cannot have is refused with 400:
-  n above 1, stop, tools, other formats than text, logprobs, and parameters that nobody knows.
-- A stream tells each LM call in a comment (`: critique_response`), with `spri.progress` in a chunk too. The tokens come
-  in pieces of the final text: which draft stands is known only after the last verdict, and what was sent cannot be
-  taken back.
-- `usage` sums all LM calls. With `spri.trace`, `spri` holds principles, scores, stop reasons, trace, flags (answers cut
-  off or repeating) and usage by role.
+  n above 1, stop, tools, other formats than text, logprobs, other parts of a message than text, and parameters that
+  nobody knows.
+- `usage` sums all LM calls, in a stream with `stream_options.include_usage`. With `spri.trace`, `spri` has principles,
+  scores, stop reasons, trace, flags (answers cut off or repeating) and usage by role.
 - `system_fingerprint` is "offline-stand-in" where no language model answered.
 
+What a stream holds:
+
+- At once and before each LM call a comment (`: critique_response`), which clients skip; with `spri.progress` a chunk
+  too. A comment every ten seconds keeps proxies from cutting a stream that waits.
+- `delta.content` holds the text that stands, in pieces, and nothing else: a client appends all of it. Which candidate
+  stands is known only after the last verdict, so by default nobody sees one that the critic turned down.
+- With `spri.drafts` (`spri serve --drafts` for clients that cannot ask), every candidate comes token by token as its
+  LM writes it, under its stage's name, in `delta.reasoning_content`, which chat clients show as thinking. Its chunks
+  have `spri.stage` too. LMs that cannot stream (offline, replay) write none.
+
 Errors have OpenAI's shape: 400 wrong input, 401 no token, 404 no such model, 408 a body that does not end, 413 one that
-is too large, 429 a full queue (Retry-After), 502 an LM that failed, 503 stopping, 504 out of time. Other web pages in a
-browser cannot use a server: it answers JSON bodies only, sends no CORS headers, and without a token only to loopback
-names.
+is too large, 429 a full queue (Retry-After), 502 an LM that failed, 503 stopping, 504 out of time; in a stream that has
+begun, as its last event. Web pages in a browser cannot use a server unless their origin is named (`--cors`): it answers
+JSON bodies only, and without a token only to loopback names.
 """
 
 from __future__ import annotations

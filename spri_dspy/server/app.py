@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
+import re
 import time
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from spri_dspy.errors import PrerequisiteError
+from spri_dspy.errors import PrerequisiteError, UsageError
 from spri_dspy.program import Program
 from spri_dspy.server.service import Limits, Service
+from spri_dspy.server.stream import StreamReply
 from spri_dspy.server.wire import (
+    UNSUPPORTED,
     ChatRequest,
     Completion,
     ErrorBody,
@@ -22,7 +25,6 @@ from spri_dspy.server.wire import (
     Refusal,
     Reply,
     Send,
-    StreamReply,
 )
 from spri_dspy.tasks import Task, load_task
 
@@ -38,7 +40,13 @@ FAILURES: dict[int | str, dict[str, Any]] = {name: {"model": ErrorBody} for name
 
 
 def create_app(
-    program: Program, task: Task | None = None, *, limits: Limits | None = None, token: str | None = None
+    program: Program,
+    task: Task | None = None,
+    *,
+    limits: Limits | None = None,
+    token: str | None = None,
+    origins: Sequence[str] = (),
+    drafts: bool = False,
 ) -> FastAPI:
     """The ASGI application that serves a program; its LMs are as they are set.
 
@@ -47,24 +55,54 @@ def create_app(
         task: the program's, where `load_task` does not find it by the program's `task_name`.
         limits: what it takes on.
         token: what clients must bring as `Authorization: Bearer`; without one, `serve` listens on loopback only.
+        origins: of web pages that may use the server from a browser, such as https://chat.example; "*" for any.
+        drafts: streams have candidates as they are written, unless a request says otherwise.
 
     Raises:
+        UsageError: an origin is none, or any page would be let in without a token.
         PrerequisiteError: FastAPI is missing.
     """
+    _check_origins(origins, token)
     try:
         from fastapi import FastAPI  # pyright: ignore[reportMissingImports] - the extra [serve]
+        from starlette.middleware.cors import CORSMiddleware  # pyright: ignore[reportMissingImports] - the same
     except ImportError:
         raise PrerequisiteError('an endpoint needs FastAPI: pip install "spri-dspy[serve]"') from None
     limits = limits or Limits()
-    service = Service(program, task or load_task(program.task_name), limits)
+    service = Service(program, task or load_task(program.task_name), limits, shows_drafts=drafts)
     app = FastAPI(title="spri", docs_url=None, redoc_url=None)
     app.state.service, app.state.token = service, token
     app.add_middleware(_Door, service=service, token=token)
+    if (
+        origins
+    ):  # around the door: a browser asks first without its token, and has to be able to read a refusal
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-spri-ignored", "retry-after"],
+        )
     _add_chat(app, service)
     _add_models(app, Model(id=service.model, created=service.created))
     _add_state(app, service)
     _add_errors(app)
     return app
+
+
+def _check_origins(origins: Sequence[str], token: str | None) -> None:
+    for origin in origins:
+        if origin == "*" and token is None:
+            raise UsageError(
+                "pages of any origin (*) could use this server without a token: name one, or the origin"
+            )
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise UsageError(
+                f"an origin is like https://chat.example or http://localhost:3000, not {origin!r}"
+            )
+
+
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(?::\d{1,5})?|https?://\[[0-9a-f:]+\](?::\d{1,5})?")
 
 
 def _add_chat(app: FastAPI, service: Service) -> None:
@@ -103,24 +141,32 @@ def _reply(asked: ChatRequest, service: Service, headers: dict[str, str], send: 
         headers,
         include_usage=bool(options and options.include_usage),
         tell_progress=asked.spri.progress,
+        wants_drafts=service.shows_drafts if asked.spri.drafts is None else asked.spri.drafts,
     )
 
 
 def _invalid(error: Any) -> Refusal:
     """What is wrong with a body, in OpenAI's words where it has some."""
     where = [str(part) for part in error["loc"] if part != "body"]
+    name = where[0] if where else ""
     match error["type"]:
         case "json_invalid":
             return Refusal(400, "the body is not valid JSON")
         case "extra_forbidden":
-            name = ".".join(where)
+            path = ".".join(where)
             return Refusal(
-                400, f"Unrecognized request argument supplied: {name}", "unknown_parameter", param=name
+                400, f"Unrecognized request argument supplied: {path}", "unknown_parameter", param=path
             )
+        case "missing" if len(where) == 1:
+            return Refusal(400, f"the parameter {name} is missing", "missing_required_parameter", param=name)
     if not where:
         return Refusal(400, "the body must be a JSON object, sent as Content-Type: application/json")
-    name, code = where[0], None if where[0] in ("model", "messages", "spri") else "unsupported_value"
-    return Refusal(400, f"{'.'.join(where)}: {error['msg']}", code, param=name)
+    if name in UNSUPPORTED:
+        return Refusal(400, f"{name}: {UNSUPPORTED[name]}", "unsupported_value", param=name)
+    if name == "messages" and "content" in where:
+        said = f"messages[{where[1]}].content must be text or parts of the type text; images, sounds and files are not"
+        return Refusal(400, f"{said} supported", "unsupported_value", param="messages")
+    return Refusal(400, f"{'.'.join(where)}: {error['msg']}", param=name)
 
 
 def _add_models(app: FastAPI, model: Model) -> None:
@@ -147,7 +193,10 @@ def _add_state(app: FastAPI, service: Service) -> None:
             raise Refusal(503, "the server is stopping", "stopping", retry_after=5)
         return {"status": "ok"}
 
-    @app.get("/metrics", response_class=PlainTextResponse, responses=FAILURES)
+    class Metrics(PlainTextResponse):
+        media_type = "text/plain; version=0.0.4"
+
+    @app.get("/metrics", response_class=Metrics, responses=FAILURES)
     async def metrics() -> str:
         """Counts in Prometheus's text format."""
         return service.meter.text(service.in_flight, service.waiting)

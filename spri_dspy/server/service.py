@@ -9,8 +9,7 @@ import asyncio
 import logging
 import math
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from itertools import count
@@ -26,9 +25,10 @@ from spri_dspy.lms.concurrency import TURN, Limiter, Turn, openable
 from spri_dspy.lms.scope import Scope, use_scope
 from spri_dspy.lms.spec import CALL
 from spri_dspy.program import Program, fingerprint
-from spri_dspy.records import Usage
 from spri_dspy.redaction import error_line, redact, scrub
-from spri_dspy.server.wire import ChatRequest, Receive, Refusal, Reply, Tokens
+from spri_dspy.server.drafts import Drafts
+from spri_dspy.server.meter import Meter, Tally
+from spri_dspy.server.wire import ChatRequest, Receive, Refusal, Reply
 from spri_dspy.strict_json import to_text
 from spri_dspy.tasks import Example, Task
 
@@ -42,8 +42,6 @@ STAND_IN = "offline-stand-in"
 
 LONGEST_RETRY_AFTER = 60
 """Seconds that a client is asked to wait at most."""
-
-Progress = Callable[[str, str], Awaitable[None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,94 +73,6 @@ class Limits:
             raise UsageError(f"seconds must be above 0, not {self.seconds}")
 
 
-class Meter:
-    """What a server has done since it started, as Prometheus reads it.
-
-    Attributes:
-        used: calls and tokens by role, those of requests that failed or were given up included.
-    """
-
-    BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-
-    def __init__(self) -> None:
-        self.used: dict[str, Usage] = {}
-        self.typical_seconds = 1.0
-        self._statuses: Counter[int] = Counter()
-        self._buckets: Counter[float] = Counter()
-        self._seconds = 0.0
-
-    def count(self, status: int, seconds: float) -> None:
-        """Count a request that has ended."""
-        self._statuses[status] += 1
-        if status == 200:
-            self._seconds += seconds
-            self._buckets[next((most for most in self.BUCKETS if seconds <= most), math.inf)] += 1
-            self.typical_seconds += (seconds - self.typical_seconds) / 8
-
-    def text(self, in_flight: int, waiting: int) -> str:
-        """All counts in Prometheus's text format."""
-        return "\n".join(self._lines(in_flight, waiting)) + "\n"
-
-    def _lines(self, in_flight: int, waiting: int) -> Iterator[str]:
-        yield "# HELP spri_requests_total Chat requests by status; 499 is a client that left."
-        yield "# TYPE spri_requests_total counter"
-        for status, n in sorted(self._statuses.items()):
-            yield f'spri_requests_total{{status="{status}"}} {n}'
-        yield "# HELP spri_requests_in_flight Requests that are worked on."
-        yield "# TYPE spri_requests_in_flight gauge"
-        yield f"spri_requests_in_flight {in_flight}"
-        yield "# HELP spri_requests_waiting Requests that wait for a place."
-        yield "# TYPE spri_requests_waiting gauge"
-        yield f"spri_requests_waiting {waiting}"
-        yield "# HELP spri_request_seconds From arrival to the end of the answer, of those that got one."
-        yield "# TYPE spri_request_seconds histogram"
-        total = 0
-        for most in (*self.BUCKETS, math.inf):
-            total += self._buckets[most]
-            shown = "+Inf" if most == math.inf else f"{most:g}"
-            yield f'spri_request_seconds_bucket{{le="{shown}"}} {total}'
-        yield f"spri_request_seconds_sum {self._seconds:.6f}"
-        yield f"spri_request_seconds_count {total}"
-        yield "# HELP spri_lm_calls_total LM calls that were answered, by role."
-        yield "# TYPE spri_lm_calls_total counter"
-        for role, used in sorted(self.used.items()):
-            yield f'spri_lm_calls_total{{role="{role}"}} {used.calls}'
-        yield "# HELP spri_lm_tokens_total Tokens of LM calls, by role and direction."
-        yield "# TYPE spri_lm_tokens_total counter"
-        for role, used in sorted(self.used.items()):
-            yield f'spri_lm_tokens_total{{role="{role}",direction="input"}} {used.input_tokens}'
-            yield f'spri_lm_tokens_total{{role="{role}",direction="output"}} {used.output_tokens}'
-
-
-class Tally:
-    """DSPy's usage tracker of one request; what it takes is counted for the server too.
-
-    Attributes:
-        used: calls and tokens by role.
-    """
-
-    def __init__(self, meter: Meter) -> None:
-        self.used: dict[str, Usage] = {}
-        self._meter = meter
-
-    def add_usage(self, lm: str, entry: Mapping[str, Any]) -> None:
-        """Take the usage of one answer."""
-        call = CALL.get()
-        role = call.role if call else "base"
-        took = Usage(1, 0, entry.get("prompt_tokens") or 0, entry.get("completion_tokens") or 0)
-        for used in (self.used, self._meter.used):
-            used[role] = used.get(role, Usage()) + took
-
-    @property
-    def tokens(self) -> Tokens:
-        """Tokens of all roles together."""
-        total = sum(self.used.values(), Usage())
-        both = total.input_tokens + total.output_tokens
-        return Tokens(
-            prompt_tokens=total.input_tokens, completion_tokens=total.output_tokens, total_tokens=both
-        )
-
-
 class Service:
     """A program at work for many clients.
 
@@ -170,13 +80,17 @@ class Service:
         model: the id that clients ask for.
         system_fingerprint: changes with prompts and demos; STAND_IN where the offline stand-in answers.
         is_stopping: new requests are refused.
+        shows_drafts: streams have candidates as they are written, unless a request says otherwise.
+        input_names: what `spri.inputs` may hold; empty for anything, of a task that does not say what it reads.
     """
 
-    def __init__(self, program: Program, task: Task, limits: Limits) -> None:
-        self.program, self.task, self.limits = program, task, limits
+    def __init__(self, program: Program, task: Task, limits: Limits, *, shows_drafts: bool = False) -> None:
+        self.program, self.task, self.limits, self.shows_drafts = program, task, limits, shows_drafts
         self.model = f"spri/{task.name}"
         self.created = int(time.time())
         self.meter = Meter()
+        names = [name for name in (*task.inputs, *task.columns) if name != "id"]
+        self.input_names = tuple(dict.fromkeys(names)) if task.columns else ()
         self.is_stopping = False
         is_offline = any(_is_offline(predictor) for predictor in program.predictors())
         self.system_fingerprint = STAND_IN if is_offline else f"spri-{fingerprint(program)[:12]}"
@@ -212,6 +126,14 @@ class Service:
             row[others[0]] = direction
         elif direction:
             row[self.task.text_input] = f"{direction}\n\n{text}"
+        unknown = [name for name in inputs if self.input_names and name not in self.input_names]
+        if unknown:
+            raise Refusal(
+                400,
+                f"unknown spri.inputs {', '.join(map(repr, unknown))}; known: {', '.join(self.input_names)}",
+                "unknown_parameter",
+                param=f"spri.inputs.{unknown[0]}",
+            )
         row |= inputs
         try:
             examples = list(self.task.examples([row]))
@@ -278,7 +200,7 @@ class Service:
         async with asyncio.timeout(self.limits.seconds):
             with collect(reply.id) as evidence:
                 async with reply.opened(), self._place():
-                    prediction = await self._run(example, tally, reply.progress)
+                    prediction = await self._run(example, tally, reply)
             shown = None if details is None else {**details, **_details(prediction, tally, evidence)}
             await reply.finish(_text(prediction), tally.tokens, shown)
 
@@ -291,12 +213,19 @@ class Service:
             finally:
                 self._in_flight -= 1
 
-    async def _run(self, example: Example, tally: Tally, progress: Progress) -> dspy.Prediction:
+    async def _run(self, example: Example, tally: Tally, reply: Reply) -> dspy.Prediction:
         TURN.set(Turn(next(self._numbers)))
-        scope = Scope(slots=_Announced(self._limiter, progress))
+        drafts = Drafts(self.program, reply.draft) if reply.wants_drafts else None
+        # Without `track_usage`, LiteLLM does not ask a server for the tokens of an answer that it streams.
+        streamed: dict[str, Any] = (
+            {"send_stream": drafts, "stream_listeners": drafts.listeners, "track_usage": True}
+            if drafts
+            else {}
+        )
+        scope = Scope(slots=_Announced(self._limiter, reply, drafts))
         with (
             use_scope(scope),
-            dspy.context(disable_history=True, trace=None, usage_tracker=tally),
+            dspy.context(disable_history=True, trace=None, usage_tracker=tally, **streamed),
         ):
             return await self.program.acall(group=example.group, **example.input_values)
 
@@ -341,20 +270,23 @@ class Service:
 
 
 def _wrong_inputs(error: UsageError) -> Refusal:
-    return Refusal(400, redact(" ".join(str(error).split())), "invalid_inputs", param="messages")
+    said = " ".join(str(error).split()).removeprefix("row 1, id 'request': ")
+    return Refusal(400, redact(said), "invalid_inputs", param="messages")
 
 
 class _Announced:
     """Slots of the limiter that tell, before each LM call, what it is for."""
 
-    def __init__(self, limiter: Limiter, progress: Progress) -> None:
-        self._limiter, self._progress = limiter, progress
+    def __init__(self, limiter: Limiter, reply: Reply, drafts: Drafts | None) -> None:
+        self._limiter, self._reply, self._drafts = limiter, reply, drafts
 
     @asynccontextmanager
     async def slot(self, lm: dspy.LM) -> AsyncIterator[None]:
         call = CALL.get()
+        if self._drafts is not None:
+            self._drafts.begin()
         if call is not None:
-            await self._progress(call.stage, call.role)
+            await self._reply.progress(call.stage, call.role)
         async with self._limiter.slot(lm):
             yield
 

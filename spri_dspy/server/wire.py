@@ -5,28 +5,18 @@ It knows shapes and bytes; it knows no program, no queue and no LM.
 
 from __future__ import annotations
 
-import asyncio
-import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from spri_dspy.strict_json import to_text
-
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
-
-SECONDS_BETWEEN_SIGNS = 10.0
-"""A stream that waits for an LM says so this often, or proxies take it for dead."""
-
-PIECE = 24
-"""Characters of one piece of a streamed text, about."""
 
 
 class TextPart(BaseModel):
@@ -57,6 +47,7 @@ class SpriOptions(BaseModel):
         inputs: further fields of a data row, as `spri run --data` takes them; they outrank the messages.
         trace: the answer has a `spri` key too, with principles, scores, stop reasons, trace and usage by role.
         progress: a stream tells each LM call in a chunk without choices, not only in a comment.
+        drafts: a stream has every candidate as it is written, as `reasoning_content`; None is what the server does.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -64,6 +55,7 @@ class SpriOptions(BaseModel):
     inputs: dict[str, JsonValue] = {}
     trace: bool = False
     progress: bool = False
+    drafts: bool | None = None
 
 
 class StreamOptions(BaseModel):
@@ -83,6 +75,21 @@ class TextFormat(BaseModel):
 
 Ignored = Any
 """Of a parameter that changes nothing here, because the LMs and their sampling are the operator's."""
+
+
+UNSUPPORTED = {
+    "n": "a request gets one answer; send it again for another",
+    "response_format": 'answers are text; ask without it, or with {"type": "text"}',
+    "stop": "answers end where the program ends them; ask without it",
+    "logprobs": "several LM calls make an answer, and none of their logprobs are its own; ask without it",
+    "top_logprobs": "several LM calls make an answer, and none of their logprobs are its own; ask without it",
+    "tools": "the program calls no tools; ask without them",
+    "tool_choice": "the program calls no tools; ask without it",
+    "functions": "the program calls no functions; ask without them",
+    "function_call": "the program calls no functions; ask without it",
+    "modalities": "answers are text alone",
+}
+"""Parameters that are refused unless they ask for what there is, and what a client is told."""
 
 
 class ChatRequest(BaseModel):
@@ -253,11 +260,12 @@ def _sound(text: str) -> str:
 async def respond(send: Send, status: int, body: bytes, headers: Mapping[str, str]) -> None:
     """Send one JSON body."""
     headers = {"content-type": "application/json", "content-length": str(len(body)), **headers}
-    await send({"type": "http.response.start", "status": status, "headers": _raw(headers)})
+    await send({"type": "http.response.start", "status": status, "headers": raw_headers(headers)})
     await send({"type": "http.response.body", "body": body})
 
 
-def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+def raw_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Headers as ASGI takes them."""
     return [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
 
 
@@ -268,12 +276,14 @@ class Reply:
     Attributes:
         model, system_fingerprint: as the answer names them.
         headers: sent with the answer.
+        wants_drafts: candidates are sent as they are written; only a stream can.
     """
 
     send: Send
     model: str
     system_fingerprint: str
     headers: Mapping[str, str]
+    wants_drafts: bool = False
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -284,6 +294,9 @@ class Reply:
 
     async def progress(self, stage: str, role: str) -> None:
         """An LM is asked, for a stage of the program."""
+
+    async def draft(self, stage: str, piece: str) -> None:
+        """More of a candidate was written."""
 
     async def finish(self, text: str, tokens: Tokens, details: dict[str, Any] | None) -> None:
         """Send the answer."""
@@ -302,96 +315,3 @@ class Reply:
     async def refuse(self, refusal: Refusal) -> None:
         """Send an error instead."""
         await refusal.send(self.send)
-
-
-@dataclass
-class StreamReply(Reply):
-    """The answer as server-sent events: comments while LMs are asked, then the text piece by piece.
-
-    Attributes:
-        include_usage: a last chunk tells the tokens.
-        tell_progress: chunks without choices tell what is asked of whom.
-        has_begun: the head is gone, with its 200.
-    """
-
-    include_usage: bool = False
-    tell_progress: bool = False
-    has_begun: bool = False
-
-    @asynccontextmanager
-    async def opened(self) -> AsyncIterator[None]:
-        """Send the head, and signs of life until the answer is there."""
-        headers = {
-            "content-type": "text/event-stream; charset=utf-8",
-            "cache-control": "no-store",
-            "x-accel-buffering": "no",
-            **self.headers,
-        }
-        await self.send({"type": "http.response.start", "status": 200, "headers": _raw(headers)})
-        self.has_begun = True
-        await self._write(": accepted\n\n")
-        signs = asyncio.create_task(self._signs())
-        try:
-            yield
-        finally:
-            signs.cancel()
-
-    async def _signs(self) -> None:
-        while True:
-            await asyncio.sleep(SECONDS_BETWEEN_SIGNS)
-            await self._write(": waiting\n\n")
-
-    async def progress(self, stage: str, role: str) -> None:
-        """A comment, which every client skips; a chunk too where it was asked for."""
-        await self._write(f": {stage}\n\n")
-        if self.tell_progress:
-            await self._write(self._chunk(choices=[], spri={"stage": stage, "role": role}))
-
-    async def finish(self, text: str, tokens: Tokens, details: dict[str, Any] | None) -> None:
-        """Send the text in pieces, then why it ended, and the tokens where they were asked for."""
-        none_yet: dict[str, Any] = {"usage": None} if self.include_usage else {}
-        events = [self._chunk(choices=[_delta({"role": "assistant", "content": ""})], **none_yet)]
-        events += [self._chunk(choices=[_delta({"content": piece})], **none_yet) for piece in pieces(text)]
-        shown = {"spri": details} if details else {}
-        events.append(self._chunk(choices=[_delta({}, "stop")], **none_yet, **shown))
-        if self.include_usage:
-            events.append(self._chunk(choices=[], usage=tokens.model_dump()))
-        for event in events:
-            await self._write(event)
-        await self._write("data: [DONE]\n\n", more=False)
-
-    async def refuse(self, refusal: Refusal) -> None:
-        """Send an error instead; once the head is gone, as an event, as OpenAI does."""
-        if not self.has_begun:
-            return await super().refuse(refusal)
-        await self._write(f"data: {refusal.body.decode()}\n\n", more=False)
-
-    def _chunk(self, **parts: Any) -> str:
-        chunk = {
-            "id": self.id,
-            "object": "chat.completion.chunk",
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": self.system_fingerprint,
-            **parts,
-        }
-        return f"data: {to_text(chunk, ascii_only=True)}\n\n"
-
-    async def _write(self, event: str, *, more: bool = True) -> None:
-        await self.send({"type": "http.response.body", "body": event.encode(), "more_body": more})
-
-
-def _delta(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-    return {"index": 0, "delta": delta, "finish_reason": finish_reason}
-
-
-def pieces(text: str) -> Iterator[str]:
-    """A text cut after white space into pieces of about PIECE characters; together they are the text."""
-    piece = ""
-    for word in re.findall(r"\S*\s*", text):
-        piece += word
-        if len(piece) >= PIECE:
-            yield piece
-            piece = ""
-    if piece:
-        yield piece
