@@ -443,7 +443,9 @@ def main() -> None:
     usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     if usual[signal.SIGINT] is signal.default_int_handler:
         signal.signal(signal.SIGINT, _OnInterrupt())
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    is_ignored = usual[signal.SIGINT] is signal.SIG_IGN  # as a shell starts what goes on in the background
+    on_end = _OnInterrupt() if is_ignored else lambda *_: signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGTERM, on_end)
     try:
         code = _main()
     except KeyboardInterrupt:

@@ -126,6 +126,16 @@ def test_interrupt_exits_130_in_one_line_and_can_be_resumed(tmp_path, posts, sig
         assert_whole(run, printed, 6)
 
 
+def test_run_in_the_background_of_a_shell_is_ended_by_sigterm(tmp_path, posts):
+    """A shell starts it with SIGINT ignored, which `kill` must not run into."""
+    data, run = posts(12), tmp_path / "run"
+    ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+    with mock_process(MockConfig(latency_seconds=0.05)) as mock:
+        arguments = [part.replace("from spri", f"{ignoring}from spri") for part in command(mock, data, run)]
+        code, said = kill_at(arguments, run, 1, signal.SIGTERM)
+        assert (code, said) == (130, "spri: interrupted; the same command goes on where it stopped\n")
+
+
 @pytest.mark.parametrize("route", ["native", pytest.param("litellm", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("gap_seconds", [0.0, 0.02])
 def test_ctrl_c_twice_is_one_line_and_exit_130(tmp_path, posts, route, gap_seconds):
