@@ -67,12 +67,14 @@ class Summary:
         done: examples run; of these `failed`.
         skipped: examples that were finished before.
         flags: of the examples run, how many were flagged as "truncated" or "degenerate", see `records.Record`.
+        usage: calls and tokens of the examples run, all roles together.
     """
 
     done: int = 0
     failed: int = 0
     skipped: int = 0
     flags: Counter[str] = field(default_factory=Counter)
+    usage: Usage = field(default_factory=Usage)
 
 
 def run_bulk(
@@ -287,14 +289,14 @@ class Work:
         Raises:
             SpriError: the failure would meet every example, or ends the run.
         """
+        if isinstance(error, UsageError | BudgetSpent | PrerequisiteError):
+            raise error
         if failure_kind(error) == "fatal":
             model = getattr(error, "model", None) or "the LM"
             raise PrerequisiteError(
                 f"every example would fail: {error_line(error)}; check key, model and address of {model}, then start "
                 "the same command again, finished examples are kept"
             ) from error
-        if isinstance(error, UsageError | BudgetSpent):
-            raise error
         if isinstance(error, TimeoutError) and self.deadline is not None:
             late = CallError(f"not finished within the deadline of {self.deadline} s")
             late.__cause__, error = error, late
@@ -326,6 +328,7 @@ class Work:
         self.recent.append(record.ok)
         self.summary.failed += not record.ok
         self.summary.flags.update({flag.partition(":")[0] for flag in record.flags})
+        self.summary.usage = sum(record.usage.values(), self.summary.usage)
         failed = self.recent.count(False)
         if not record.ok and failed >= FUSE_LEAST and failed >= FUSE_SHARE * len(self.recent):
             raise PrerequisiteError(

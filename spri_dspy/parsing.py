@@ -232,15 +232,21 @@ def _decoded(text: str, at: int) -> tuple[Any, int]:
     return None, at
 
 
-def is_degenerate(text: str) -> bool:
+def is_degenerate(text: str, *, is_cut_off: bool = False) -> bool:
     """True if a text ends in a group of characters repeated on and on, as a model writes that has lost its way.
 
     The repetition covers at least 300 characters and holds at least 6 copies of the group (`[#] [#] [#] ...`, a line or
     a sentence over and over); the last copy may be cut off. Looks at the last 8,000 characters; time is linear in them.
+
+    Args:
+        text: an answer, or a part of one.
+        is_cut_off: it ended because it may not be longer: then 100 characters and 3 copies are enough, for it would
+            have gone on.
     """
+    least, copies = (100, 3) if is_cut_off else (300, 6)
     tail = text[-_TAIL:].rstrip()
     # The quick look settles nearly all.
-    if len(tail) < _LEAST_REPEATED or tail.count(tail[-12:]) < _COPIES - 1:
+    if len(tail) < least or tail.count(tail[-12:]) < copies - 1:
         return False
     # Borders: of each prefix, the longest proper prefix that also ends it.
     backwards, borders = tail[::-1], [0]
@@ -251,12 +257,12 @@ def is_degenerate(text: str) -> bool:
         border += backwards[length] == backwards[border]
         borders.append(border)
         covered, period = length + 1, length + 1 - border
-        if covered >= _LEAST_REPEATED and covered >= _COPIES * period:
+        if covered >= least and covered >= copies * period:
             return True
     return False
 
 
-_TAIL, _LEAST_REPEATED, _COPIES = 8_000, 300, 6
+_TAIL = 8_000
 
 
 def _tags(text: str, low: int, high: int) -> Iterator[int | None]:

@@ -132,7 +132,8 @@ class RolePredict(dspy.Predict):
                 evidence.failed.append((error, self.stage_name, number))
                 raise
             finally:
-                used = Usage(call.made, call.cached, call.input_tokens, call.output_tokens)
+                tokens = call.input_tokens, call.output_tokens, call.reused_tokens
+                used = Usage(call.made, call.cached, *tokens)
                 evidence.add_usage(self.role, used)
             keys += call.keys
         forget(keys)  # or a later try of this example would be given the same unreadable answers
@@ -146,12 +147,12 @@ class RolePredict(dspy.Predict):
 
     def _flag(self, call: Call, lm: Any, texts: Iterable[Any]) -> None:
         """Note of an answer that it was cut off, or that it repeats itself to its end."""
-        flags = current().flags
-        if call.finish_reason == "length":
+        flags, is_cut_off = current().flags, call.finish_reason == "length"
+        if is_cut_off:
             flags[f"truncated:{self.stage_name}"] = None
             logger.info("%s: an answer was cut off at max_tokens", call)
             _warn_once(lm)
-        if any(isinstance(text, str) and is_degenerate(text) for text in texts):
+        if any(isinstance(text, str) and is_degenerate(text, is_cut_off=is_cut_off) for text in texts):
             flags[f"degenerate:{self.stage_name}"] = None
             logger.info("%s: an answer repeats itself to its end", call)
 
@@ -273,15 +274,21 @@ def _unscore(answer: dspy.Prediction, signature: Any, said: str) -> None:
 
 
 def _warn_once(lm: Any) -> None:
-    """Say once an LM that its answers are cut off; records and call logs say which."""
-    if not lm.__dict__.get("is_known_to_cut_off"):
-        lm.is_known_to_cut_off = True
-        name, most = getattr(lm, "spec", None) or lm.model, lm.kwargs.get("max_tokens")
-        logger.warning(
-            "%s: an answer was cut off at max_tokens%s; records name the stages that this happens to",
-            getattr(name, "model", name),
-            f"={most}" if most else "",
-        )
+    """Say once a model, by the name its user gave it, that an answer was cut off; how many were, totals say."""
+    spec, most = getattr(lm, "spec", None), lm.kwargs.get("max_tokens")
+    known = str(spec or lm.model)
+    if known in _cut_off:
+        return
+    _cut_off.add(known)
+    logger.warning(
+        "%s: an answer was cut off at max_tokens%s; records name the stages that this happens to",
+        getattr(spec, "model", lm.model),
+        f"={most}" if most else "",
+    )
+
+
+_cut_off = set[str]()
+"""LM strings of which this was said."""
 
 
 def _shortened(text: Any) -> str:

@@ -83,8 +83,8 @@ class Totals:
         cached = f" and {used.cached:,} from the cache" if used.cached else ""
         usd = "no known price" if self.usd is None else dollars(self.usd)
         yield (
-            f"{used.calls:,} LM call{plural}{cached}, {used.input_tokens:,} tokens in, {used.output_tokens:,} out, "
-            f"{usd}, {self.seconds:.1f} s"
+            f"{used.calls:,} LM call{plural}{cached}, {used.input_tokens:,} tokens in{reused_share(used)}, "
+            f"{used.output_tokens:,} out, {usd}, {self.seconds:.1f} s"
         )
         yield from self.troubles()
 
@@ -93,7 +93,12 @@ class Totals:
         if self.failures:
             yield "failed: " + counted(self.failures)
         if self.flags:
-            yield "look at these answers: " + counted({flagged(flag): n for flag, n in self.flags.items()})
+            stages: dict[str, Counter[str]] = {}
+            for flag, n in self.flags.items():
+                kind, _, stage = flag.partition(":")
+                stages.setdefault(kind, Counter())[stage] = n
+            told = (f"{_FLAGS.get(kind, kind)} ({counted(found)})" for kind, found in sorted(stages.items()))
+            yield f"examples with answers to look at: {'; '.join(told)}"
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON types."""
@@ -104,6 +109,7 @@ class Totals:
             "cached": self.usage.cached,
             "input_tokens": self.usage.input_tokens,
             "output_tokens": self.usage.output_tokens,
+            "reused_tokens": self.usage.reused_tokens,
             "usd": self.usd,
             "seconds": round(self.seconds, 1),
             "stop_reasons": dict(self.stop_reasons),
@@ -226,6 +232,13 @@ def flagged(flag: str) -> str:
     """A record's flag in words: "cut off at max_tokens (refine_response)"."""
     kind, _, stage = flag.partition(":")
     return f"{_FLAGS.get(kind, kind)} ({stage})"
+
+
+def reused_share(used: Usage) -> str:
+    """How much of the prompts a server had in its prefix cache, in a few words; "" if nothing, or nobody said."""
+    if not used.reused_tokens or not used.input_tokens:
+        return ""
+    return f" ({used.reused_tokens / used.input_tokens:.0%} from the server's prefix cache)"
 
 
 def counted(counts: Mapping[str, int]) -> str:

@@ -63,17 +63,28 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens and calls of one role; calls answered from a cache count in `cached` only."""
+    """Tokens and calls of one role; calls answered from the run's own cache count in `cached` only.
+
+    Attributes:
+        reused_tokens: of `input_tokens` those that the server had read before (its prefix cache), by its own word.
+    """
 
     calls: int = 0
     cached: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    reused_tokens: int = 0
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Usage:
         """Read what `dataclasses.asdict` wrote."""
-        return cls(*(value[name] for name in cls.__slots__))
+        return cls(
+            value["calls"],
+            value["cached"],
+            value["input_tokens"],
+            value["output_tokens"],
+            value.get("reused_tokens", 0),
+        )
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -81,6 +92,7 @@ class Usage:
             self.cached + other.cached,
             self.input_tokens + other.input_tokens,
             self.output_tokens + other.output_tokens,
+            self.reused_tokens + other.reused_tokens,
         )
 
 

@@ -146,6 +146,15 @@ def test_answers_cut_off_are_flagged_counted_and_told_of_once(tmp_path, start_mo
     assert len(said) == 1 and said[0].startswith("hosted_vllm/m: an answer was cut off at max_tokens=40")
 
 
+def test_cut_off_answers_are_told_of_once_though_roles_have_an_lm_each(start_mock, caplog):
+    mock = start_mock(MockConfig(text_words=60, accept=1))
+    lm = f"hosted_vllm/m?api_base={mock.base_url}&max_tokens=40"
+    program = spri.SPRI(make_task(), max_critiques=1).set_lms(base=lm, critic=lm)
+    with caplog.at_level(logging.WARNING):
+        program(question="why?")
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["hosted_vllm/m"]
+
+
 @pytest.mark.parametrize("route", ["native", "litellm"])
 def test_cut_off_answers_are_flagged_over_both_clients_and_called_directly(start_mock, caplog, route):
     mock = start_mock(MockConfig(text_words=60, accept=1))

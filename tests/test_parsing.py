@@ -330,6 +330,15 @@ def test_poems_lists_and_tables_are_not_degenerate(text):
     assert not is_degenerate(text)
 
 
+def test_less_repetition_is_enough_in_a_text_that_was_cut_off():
+    """Of a small model with little room: it would have gone on."""
+    text = "Call them first. " + "It's a bad way to deal with them; " * 4
+    assert is_degenerate(text[:-9], is_cut_off=True)
+    assert not is_degenerate(text[:-9])
+    assert not is_degenerate("Be kind. " * 4, is_cut_off=True)
+    assert not is_degenerate(f"{VERSE}\n\n{VERSE}\n\nAnd", is_cut_off=True)
+
+
 @pytest.mark.parametrize("unit", ["a", "ab", "[#] ", "ab" * 500, "aab" * 3000, "a" * 4000 + "b"])
 def test_looking_for_repetition_takes_linear_time(unit):
     texts = [(unit * (1 + 1_000_000 // len(unit)))[:1_000_000], (unit * 9000)[:7_999] + "x"]

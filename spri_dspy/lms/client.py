@@ -30,10 +30,10 @@ import dspy
 from dspy.clients._deprecation import adapter_message_call
 from dspy.utils.exceptions import LMProviderError
 
-from spri_dspy.errors import CallError
+from spri_dspy.errors import CallError, PrerequisiteError
 from spri_dspy.lms.bodies import MAX_BODY, MAX_BODY_MB
 from spri_dspy.lms.concurrency import is_refusal
-from spri_dspy.lms.failures import failure_kind, name_model, own_error
+from spri_dspy.lms.failures import failure_kind, name_model, no_connection, own_error
 from spri_dspy.lms.health import Health
 from spri_dspy.lms.native import AsyncNativeEngine
 from spri_dspy.lms.scope import Scope, current_scope
@@ -98,7 +98,7 @@ class ScopedLM(dspy.LM):
         def attempt() -> Any:
             while True:
                 lm = self._well()
-                surroundings = lm.health.watch(), _metered(scope, self), self._others(lm)
+                surroundings = self._others(lm), lm.health.watch(), _metered(scope, self)
                 with suppress(_Elsewhere), ExitStack() as stack:
                     for each in (*surroundings, adapter_message_call(lm, messages)):
                         stack.enter_context(each)
@@ -138,32 +138,52 @@ class ScopedLM(dspy.LM):
         """One attempt at one address, within its slots, its timeout and the run's budget."""
         while True:
             lm, joined = self._well(), time.monotonic()
-            with suppress(_Elsewhere), lm.health.watch():
+            with suppress(_Elsewhere), self._others(lm), lm.health.watch():
                 async with scope.slots.slot(lm) if scope.slots else nullcontext():
                     # It may have fallen ill while this call stood in its line.
                     is_ill = lm.health.is_unfit or lm.health.fell_since(joined)
                     if is_ill and self._well() is not lm:
                         raise _Elsewhere
-                    with _metered(scope, self), self._others(lm):
+                    with _metered(scope, self):
                         async with asyncio.timeout(lm.timeout):
                             return await lm._ask(prompt, messages, kwargs)
 
     @contextmanager
     def _others(self, lm: ScopedLM) -> Generator[None]:
-        """Where one of several addresses has another model, another key or another path, go on with the others."""
+        """Where one of several addresses has another model, another key or another path, go on with the others.
+
+        Raises:
+            PrerequisiteError: nobody is at the address, as far as can be told.
+        """
         try:
             yield
-        except Exception as error:
-            if not self.replicas or failure_kind(error) != "fatal":
-                raise
-            if all(other.health.is_unfit for other in self.replicas if other is not lm):
-                raise
+        except Exception as failed:
+            unreachable = lm._unreachable(failed)
+            error = unreachable or failed
+            if failure_kind(error) != "fatal" or all(
+                other.health.is_unfit for other in self.replicas if other is not lm
+            ):
+                if unreachable is None:
+                    raise
+                raise unreachable from failed
             if not lm.health.is_unfit:
                 logger.warning(
                     "the address %s is left out, the others go on: %s", lm.address, error_line(error)
                 )
             lm.health.is_unfit = True
             raise _Elsewhere from error
+
+    def _unreachable(self, error: Exception) -> PrerequisiteError | None:
+        """What to say once the address is given up because nobody seems to be there."""
+        reason = no_connection(error) if self.health.is_unreachable else None
+        if reason is None:
+            return None
+        where, mend = f"the server of {self._name}", "look after this machine's network (proxy, DNS)"
+        if self.address:
+            where, mend = f"{self.address} for {self._name}", "start that server or mend the address"
+        return PrerequisiteError(
+            f"cannot reach {where}: {reason}; {mend}, then start the same command again, finished examples are kept"
+        )
 
     async def _ask(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
         MAX_BODY.set(self.max_body)
@@ -190,7 +210,8 @@ class ScopedLM(dspy.LM):
         if keys is not None and cache is not None:
             call.keys.append(keys.call)
             outputs = cache.get(keys.call)
-        stored, before = outputs is not None, (call.input_tokens, call.output_tokens)
+        stored = outputs is not None
+        before = call.input_tokens, call.output_tokens, call.reused_tokens
         call.answer = call.finish_reason = None
         error: Exception | None = None
         try:
@@ -203,10 +224,9 @@ class ScopedLM(dspy.LM):
             error = failed
             raise
         finally:
-            took, seconds = (
-                (call.input_tokens - before[0], call.output_tokens - before[1]),
-                time.monotonic() - begun,
-            )
+            now = call.input_tokens, call.output_tokens, call.reused_tokens
+            took = [after - earlier for after, earlier in zip(now, before, strict=True)]
+            seconds = time.monotonic() - begun
             if logger.isEnabledFor(logging.DEBUG):
                 told = f"{took[0]} tokens in, {took[1]} out, {1000 * seconds:.0f} ms"
                 how = "from the cache" if stored else "given up" if call.answer is None else told
@@ -222,14 +242,16 @@ class ScopedLM(dspy.LM):
                         "messages": messages,
                         "answer": call.answer,
                         "finish_reason": call.finish_reason,
-                        "usage": {"input_tokens": took[0], "output_tokens": took[1]},
+                        "usage": dict(
+                            zip(("input_tokens", "output_tokens", "reused_tokens"), took, strict=True)
+                        ),
                         "seconds": round(seconds, 3),
                         "cached": stored,
                         "error": error_line(error) if error else None,
                     }
                 )
         if keys is not None and cache is not None and not stored:
-            cache.put(keys.call, keys.prompt, outputs, self._name, *took)
+            cache.put(keys.call, keys.prompt, outputs, self._name, *took[:2])
         return outputs
 
     def _check_truncation(self, results: Any) -> None:

@@ -103,7 +103,8 @@ def _live(spec: LMSpec) -> ScopedLM:
     if not isinstance(lm.engine, NativeEngine):
         from spri_dspy.lms import litellm_client  # noqa: F401 - what it takes to load counts against no call
     lm.timeout = settings["timeout"]
-    lm.address = redact(spec.addresses[0]) if spec.addresses else None
+    base = spec.addresses[0] if spec.addresses else _stated_address(spec) if _is_own(spec) else ""
+    lm.address = redact(base) or None
     return lm
 
 
@@ -177,10 +178,14 @@ def _missing_by_litellm(spec: LMSpec) -> list[str]:
     return [n for n in litellm.validate_environment(spec.model).get("missing_keys", ()) if n not in given]
 
 
+def _stated_address(spec: LMSpec) -> str:
+    """The address of a server of one's own whose LM string has none; "" if there is none."""
+    return os.environ.get(f"{spec.prefix.upper()}_API_BASE") or _DEFAULT_ADDRESS.get(spec.prefix, "")
+
+
 def _own_address(spec: LMSpec) -> tuple[str, str, dict[str, Any]]:
     """Model string, engine and client settings for a server of one's own."""
-    base = spec.options.get("api_base") or os.environ.get(f"{spec.prefix.upper()}_API_BASE")
-    base = base or _DEFAULT_ADDRESS.get(spec.prefix, "")
+    base = spec.options.get("api_base") or _stated_address(spec)
     if not base:
         raise PrerequisiteError(f"{spec.model} needs its server's address: add ?api_base=http://HOST:PORT/v1")
     base = check_address(base)

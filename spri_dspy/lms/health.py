@@ -10,8 +10,15 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 
+from dspy.utils.exceptions import LMError
+
+from spri_dspy.lms.failures import no_connection
+
 ILL_AFTER, FIRST_REST, LONGEST_REST = 3, 2.0, 60.0
 """Failures in a row after which an address rests, and for how many seconds: doubled with each more, up to the last."""
+
+UNREACHABLE_AFTER = 3
+"""Failed rounds of connecting after which an address that never answered is taken for a wrong one."""
 
 _ILL = ("LMTransportError", "LMServerError", "LMTimeoutError")
 
@@ -24,12 +31,16 @@ class Health:
         failures: in a row, up to now.
         rests_until: when the present or last rest ends, by the monotonic clock.
         is_unfit: it refused a call in a way that it would refuse every call.
+        unreached: times that no connection came about, calls that were tried at the same moment counted once; None
+            once there was one.
     """
+
+    unreached: int | None = 0
 
     def __init__(self) -> None:
         self.is_unfit = False
         self.open = self.failures = self._taken = 0
-        self._fell_at = self.rests_until = float("-inf")
+        self._fell_at = self.rests_until = self._unreached_at = float("-inf")
 
     @contextmanager
     def watch(self) -> Generator[None]:
@@ -42,9 +53,10 @@ class Health:
         except Exception as error:
             if type(error).__name__ in _ILL or isinstance(error, TimeoutError):
                 self._failed(began)
+            self._reached(error, began)
             raise
         else:
-            self.failures = 0
+            self.failures, self.unreached = 0, None
         finally:
             self.open -= 1
 
@@ -57,6 +69,20 @@ class Health:
         if over >= 0:
             self._fell_at = time.monotonic()
             self.rests_until = self._fell_at + min(LONGEST_REST, FIRST_REST * 2**over)
+
+    def _reached(self, error: Exception, began: float) -> None:
+        """Count a failure to connect; an LM's error of any other kind is a sign that somebody is there."""
+        if self.unreached is None:
+            return
+        if no_connection(error) is None:
+            self.unreached = None if isinstance(error, LMError) else self.unreached
+        elif began > self._unreached_at:
+            self.unreached, self._unreached_at = self.unreached + 1, time.monotonic()
+
+    @property
+    def is_unreachable(self) -> bool:
+        """Whether it never answered, and no connection came about again and again."""
+        return self.unreached is not None and self.unreached >= UNREACHABLE_AFTER
 
     def fell_since(self, moment: float) -> bool:
         """Whether a rest has begun since then."""

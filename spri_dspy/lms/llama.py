@@ -7,9 +7,9 @@ process of its own that ends with this one, however that ends: inside this one, 
 is stopped while it answers. Forked children share it.
 
 Answers are held to a JSON schema unless `format` says otherwise: small models lose themselves in a frame of headings
-and never come to the score, and a schema leaves them nothing else to write. Prompts of one stage begin alike, and
-llama.cpp gives a call to the slot that knows the longest part of its prompt; prompts that fell out of their slot wait
-in memory. It knows files, processes and requests; it knows no prompt and no task.
+and never come to the score, and a schema leaves them nothing else to write. Prompts of one stage begin alike, so the
+calls of a stage go to the slots that know that beginning (`Slots`); prompts that fell out of their slot wait in memory.
+It knows files, processes and requests; it knows no prompt and no task.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,7 +50,7 @@ from spri_dspy.errors import CallError, PrerequisiteError, UsageError
 from spri_dspy.lms.client import ScopedLM
 from spri_dspy.lms.gguf import read_gguf
 from spri_dspy.lms.native import MOST_CONNECTIONS, AsyncNativeEngine, NativeEngine, Route
-from spri_dspy.lms.spec import DEFAULTS, LMSpec
+from spri_dspy.lms.spec import CALL, DEFAULTS, LMSpec
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,9 @@ def llama_lm(spec: LMSpec) -> ScopedLM:
         "trust_env": False,
         "read_timeout": timeout,
     }
-    route = LlamaRoute(_PROVIDER, _MODEL, RouterConfig(), connection, str(spec), settings, extra)
+    route = LlamaRoute(
+        _PROVIDER, _MODEL, RouterConfig(), connection, str(spec), settings, extra, model.context_tokens
+    )
     sampling = {k: v for k, v in {**DEFAULTS, **spec.options}.items() if k in _SAMPLING}
     lm = ScopedLM(
         spec.model,
@@ -155,10 +158,12 @@ class LlamaRoute(Route):
     Attributes:
         settings: of the server.
         extra: options that llama.cpp knows and DSPy's client does not.
+        trained_on: tokens that the model was trained on at most, None where its file does not say.
     """
 
     settings: Settings
     extra: Mapping[str, Any]
+    trained_on: int | None
 
     def client(self, router: type[Any], transport: type[Any]) -> Any:
         """A client of the server, which is started if need be."""
@@ -177,8 +182,54 @@ class LlamaRoute(Route):
 
     def to_wire(self, request: Request) -> Request:
         """The request with llama.cpp's own options."""
-        config = replace(request.config, extensions={**(request.config.extensions or {}), **self.extra})
+        slot = _SLOT.get()
+        given = {} if slot is None else {"id_slot": slot}
+        config = replace(
+            request.config, extensions={**(request.config.extensions or {}), **self.extra, **given}
+        )
         return replace(request, model=self.model, config=config)
+
+
+_SLOT: ContextVar[int | None] = ContextVar("spri_llama_slot", default=None)
+"""The slot of the call in progress; None lets llama.cpp choose the one that knows the most of its prompt."""
+
+SPREAD_AFTER = 4
+"""Calls of a stage for each slot that it may use: a new slot has to read the beginning that all its prompts share,
+which takes about as long as a call. Left to itself, llama.cpp has every slot read it at the start."""
+
+
+class Slots:
+    """Which slot answers a call: one that knows the prompts of its stage.
+
+    A stage has one slot at first, and one more for every SPREAD_AFTER calls, taken when its own are busy: a short run
+    reads the beginning of its prompts once a stage, a long one uses all slots at the same time. Stages may share slots.
+
+    Args:
+        count: of slots.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._busy, self._of, self._made = [0] * count, dict[str, list[int]](), Counter[str]()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def of(self, stage: str) -> Generator[int]:
+        """The slot for a call of this stage, busy until the block ends."""
+        with self._lock:
+            own = self._of.setdefault(stage, [])
+            others = [slot for slot in range(len(self._busy)) if slot not in own]
+            may_grow = len(own) <= self._made[stage] // SPREAD_AFTER and all(self._busy[slot] for slot in own)
+            if others and (not own or may_grow):
+                taken = Counter(slot for slots in self._of.values() for slot in slots)
+                own.append(min(others, key=lambda slot: (self._busy[slot], taken[slot], slot)))
+            chosen = min(own, key=lambda slot: self._busy[slot])
+            self._busy[chosen] += 1
+            self._made[stage] += 1
+        try:
+            yield chosen
+        finally:
+            with self._lock:
+                self._busy[chosen] -= 1
 
 
 class _OneServer(NativeEngine):
@@ -194,6 +245,18 @@ class _OneServer(NativeEngine):
         return super()._connected()
 
     @contextmanager
+    def _prepared(self) -> Generator[None]:
+        """The call in progress has its slot, and errors say what to do."""
+        call, settings = CALL.get(), self.route.settings
+        with ExitStack() as stack:
+            if call is not None and call.stage:
+                slots = _slots.setdefault(settings, Slots(settings.slots))
+                token = _SLOT.set(stack.enter_context(slots.of(call.stage)))
+                stack.callback(_SLOT.reset, token)
+            with self._clear_errors():
+                yield
+
+    @contextmanager
     def _clear_errors(self) -> Generator[None]:
         try:
             yield
@@ -202,9 +265,13 @@ class _OneServer(NativeEngine):
             if found is None:
                 raise
             needed, n_ctx = (int(number) for number in found.groups())
+            # Room for an answer, in steps that are easy to type.
+            better, trained = -(-needed // 1024) * 1024 + 1024, self.route.trained_on
+            mend = f"write n_ctx={better} into the LM string {self.route.lm_string}"
+            if trained is not None and better > trained:
+                mend = f"the model was trained on {trained} at most, so take another one"
             raise CallError(
-                f"the prompt has {needed} tokens and n_ctx is {n_ctx}: add n_ctx={-(-needed // 1024) * 1024 + 1024} to "
-                f"the LM string {self.route.lm_string}, if the model was trained on so many, or show fewer seeds"
+                f"the prompt has {needed} tokens and n_ctx is {n_ctx}: {mend}, or show fewer seeds"
             ) from error
 
 
@@ -216,7 +283,7 @@ class LlamaEngine(_OneServer):
 
     def complete(self, request: Request) -> Response:
         """Answer one request."""
-        with self._clear_errors():
+        with self._prepared():
             return super().complete(request)
 
 
@@ -226,7 +293,7 @@ class AsyncLlamaEngine(_OneServer, AsyncNativeEngine):
     async def complete(self, request: Request) -> Response:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Answer one request."""
         await asyncio.shield(asyncio.wrap_future(running(self.route.settings).ready))
-        with self._clear_errors():
+        with self._prepared():
             return await AsyncNativeEngine.complete(self, request)
 
 
@@ -296,6 +363,7 @@ class LlamaServer:
 
 
 _servers: dict[Settings, LlamaServer] = {}
+_slots: dict[Settings, Slots] = {}
 _starting = threading.Lock()
 
 

@@ -96,7 +96,8 @@ class Call:
         stage: which step of the program asks, such as "critique_principles".
         role: which role answers.
         rollout: 0 for the first sample of a prompt; grows when the same prompt is asked again.
-        made, cached, input_tokens, output_tokens: counted as the call goes on, failed attempts included.
+        made, cached, input_tokens, output_tokens, reused_tokens: counted as the call goes on, failed attempts included;
+            see `records.Usage`.
         outer: DSPy's own usage tracker, told as well.
         keys: what its finished calls are stored under, where there is a cache.
         example: id of the example that it is for, "" if there is none.
@@ -111,6 +112,7 @@ class Call:
     cached: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    reused_tokens: int = 0
     outer: Any = None
     keys: list[str] = field(default_factory=list)
     example: str = ""
@@ -127,6 +129,7 @@ class Call:
         self.made += 1
         self.input_tokens += entry.get("prompt_tokens") or 0
         self.output_tokens += entry.get("completion_tokens") or 0
+        self.reused_tokens += (entry.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         if self.outer is not None:
             self.outer.add_usage(lm, entry)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from spri_dspy.errors import DataError
-from spri_dspy.progress import flagged
+from spri_dspy.progress import flagged, reused_share
 from spri_dspy.records import Record, Round, Verdict
 from spri_dspy.runs import RunDir
 from spri_dspy.screen import printable
@@ -143,7 +143,7 @@ def as_text(*parts: str | tuple[str, str]) -> Text:
 def _usage(record: Record) -> str:
     roles = [
         f"{role}: {u.calls} calls{f' + {u.cached} from the cache' if u.cached else ''}, "
-        f"{u.input_tokens} tokens in, {u.output_tokens} out"
+        f"{u.input_tokens} tokens in{reused_share(u)}, {u.output_tokens} out"
         for role, u in record.usage.items()
     ]
     return " · ".join([*roles, f"{record.seconds:.2f} s"])

@@ -1,6 +1,8 @@
 """Everything that a server can do wrong, over real HTTP: a retry that succeeds, or a record that names the error."""
 
+import asyncio
 import re
+import socket
 from typing import get_args
 
 import pytest
@@ -8,10 +10,12 @@ import pytest
 import spri_dspy as spri
 from spri_dspy.bulk import run_bulk
 from spri_dspy.errors import PrerequisiteError
-from spri_dspy.lms.scope import Retry
+from spri_dspy.lms.scope import Retry, Scope, use_scope
+from spri_dspy.lms.spec import load_lm
 from spri_dspy.runs import RunDir
 from spri_dspy.tasks import make_example
 from tests.factories import chat, make_task
+from tests.servers.fixtures import mock_thread
 from tests.servers.openai_mock import Fault, MockConfig
 
 ROUTES = ("native", "litellm")
@@ -197,10 +201,82 @@ def test_model_that_the_server_does_not_have_stops_the_run(tmp_path, start_mock)
     assert len(lines_of(tmp_path / "run")) == 0
 
 
-def test_server_that_is_not_there_fails_the_examples_by_name(tmp_path, start_mock):
-    class Nobody:
-        base_url = "http://127.0.0.1:9/v1"
+class At:
+    """An address where nobody may be."""
 
-    summary, records = run_against(Nobody, tmp_path / "run", 2, retry=Retry(attempts=2, first_wait=0.01))
-    assert summary.failed == 2
-    assert all(r.error.startswith("LMTransportError: ") for r in records.values())
+    def __init__(self, base_url):
+        self.base_url = base_url
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_server_that_is_not_there_stops_the_run_and_is_named(tmp_path, route):
+    address = "http://127.0.0.1:9/v1"
+    with pytest.raises(PrerequisiteError) as stopped:
+        run_against(At(address), tmp_path / "run", 60, route=route, concurrency=2)
+    said = str(stopped.value)
+    assert said.startswith(
+        f"cannot reach {address} for hosted_vllm/mock: Connection refused; start that server"
+    )
+    assert "same command again" in said and "\n" not in said
+    assert lines_of(tmp_path / "run") == []
+
+
+def test_name_that_no_host_has_stops_the_run(tmp_path, monkeypatch):
+    def unknown(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(
+        PrerequisiteError, match=r"cannot reach http://gpu-7:8000/v1 .*: Name or service not known"
+    ):
+        run_against(At("http://gpu-7:8000/v1"), tmp_path / "run", 9)
+    assert lines_of(tmp_path / "run") == []
+
+
+def test_run_that_no_server_answered_goes_on_once_one_is_there(tmp_path, start_mock):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    with pytest.raises(PrerequisiteError, match="cannot reach"):
+        run_against(At(f"http://127.0.0.1:{port}/v1"), tmp_path / "run", 4)
+    mock = start_mock()  # at another port: where a server is does not make a run another run
+    summary, records = run_against(mock, tmp_path / "run", 4)
+    assert (summary.done, summary.failed, len(records)) == (4, 0, 4)
+
+
+def test_server_that_answered_and_went_away_fails_examples_and_not_the_run(tmp_path):
+    """It may come back; what fails again and again is the circuit breaker's business."""
+    with mock_thread(MockConfig(accept=1)) as mock:
+        lm = load_lm(f"hosted_vllm/mock?api_base={mock.base_url}")
+        lm("hello")
+    program = spri.SPRI(make_task()).set_lms(base=lm)
+    with RunDir.create(tmp_path / "run", {}) as run:
+        summary = run_bulk(program, make_examples(5), run, retry=QUICK)
+        assert (summary.done, summary.failed) == (5, 5)
+        assert all(r.error.startswith("LMTransportError: ") for r in run.records())
+
+
+def test_many_calls_that_find_nobody_at_the_same_moment_count_once():
+    lm = load_lm("hosted_vllm/mock?api_base=http://127.0.0.1:9/v1")
+
+    async def ask_at_once():
+        with use_scope(Scope(retry=Retry(attempts=1))):
+            return await asyncio.gather(*(lm.acall(f"{n}") for n in range(20)), return_exceptions=True)
+
+    errors = asyncio.run(ask_at_once())
+    assert {type(error).__name__ for error in errors} == {"LMTransportError"}
+    assert lm.health.unreached == 1
+
+
+def test_address_that_is_not_there_is_left_out_beside_one_that_is(tmp_path, start_mock):
+    mock = start_mock()
+    both = At(f"http://127.0.0.1:9/v1,{mock.base_url}")
+    summary, _ = run_against(both, tmp_path / "run", 30, concurrency=2)
+    assert (summary.done, summary.failed) == (30, 0)
+
+
+def test_token_in_the_address_is_not_shown(tmp_path):
+    token = "a1b2c3d4e5f6a7b8c9d0e1f2"
+    with pytest.raises(PrerequisiteError, match="cannot reach") as stopped:
+        run_against(At(f"http://127.0.0.1:9/{token}/v1"), tmp_path / "run", 9)
+    assert token not in str(stopped.value) and "[redacted]" in str(stopped.value)

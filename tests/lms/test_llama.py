@@ -6,12 +6,15 @@ import asyncio
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import dspy
 import httpx
 import psutil
 import pytest
@@ -20,8 +23,9 @@ import spri_dspy as spri
 from spri_dspy.errors import CallError, PrerequisiteError, UsageError
 from spri_dspy.judges import load_judge
 from spri_dspy.lms.concurrency import Limiter
-from spri_dspy.lms.llama import available_cores
-from spri_dspy.lms.spec import load_lm
+from spri_dspy.lms.llama import SPREAD_AFTER, Slots, available_cores
+from spri_dspy.lms.spec import CALL, Call, load_lm
+from spri_dspy.records import Usage
 from tests.command import assert_refused
 from tests.command import spri as command
 from tests.judge_parts import ANSWER
@@ -176,8 +180,95 @@ def test_prompt_beyond_the_context_is_refused_with_both_numbers(tmp_path):
     for ask in (lm, lambda prompt: asyncio.run(lm.acall(prompt))):
         with pytest.raises(CallError, match=r"the prompt has 5\d\d tokens and n_ctx is 512") as caught:
             ask("x" * 520)
-        assert "short.gguf" in str(caught.value)
+        assert "the model was trained on 512 at most" in str(caught.value)
     assert lm("x" * 100)
+
+
+def test_prompt_beyond_the_context_is_asked_once_and_its_record_says_what_to_do(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lm = f"base={tiny}?{SMALL}&n_ctx=512&slots=1"
+    code, _, err = command("run", "reappraisal", "--limit", 2, "--lm", lm, "--run", "r", "--keep-calls")
+    assert code == 1 and "failed: 2 CallError" in err, err
+    records = list(spri.RunDir.read("r").records())
+    for record in records:
+        said = (
+            r"CallError: the prompt has (\d+) tokens and n_ctx is 512: write n_ctx=(\d+) into the LM string "
+        )
+        needed, better = map(int, re.match(said, record.error).groups())
+        assert needed < better - 512 and better % 1024 == 0
+        assert record.failure.stage == "generate_principles"
+    assert len(Path("r/calls.jsonl").read_text().splitlines()) == len(records) == 2
+
+
+# The prefix cache
+
+
+def test_stage_has_one_slot_at_first_and_more_as_its_calls_grow():
+    slots = Slots(3)
+    with ExitStack() as first:
+        chosen = [first.enter_context(slots.of("generate")) for _ in range(SPREAD_AFTER)]
+        assert len({*chosen}) == 1
+        with slots.of("critique") as other:
+            assert other not in chosen
+        spread = first.enter_context(slots.of("generate"))
+        assert spread not in chosen
+        assert first.enter_context(slots.of("generate")) == spread  # the less busy of its own
+    for _ in range(3 * SPREAD_AFTER):
+        with slots.of("generate") as quiet:
+            assert quiet in (*chosen, spread)  # nobody waits, so it needs no third
+
+
+def test_failed_call_leaves_its_slot():
+    slots = Slots(2)
+    for _ in range(3 * SPREAD_AFTER):
+        with suppress(ValueError), slots.of("generate") as chosen:
+            raise ValueError
+        assert chosen == 0
+
+
+def test_calls_of_a_stage_read_what_their_prompts_share_once(tiny):
+    """Left to itself, llama.cpp has every slot read it."""
+    lm = load_lm(f"{tiny}?n_threads=1&max_tokens=1&slots=4&n_ctx=4096")
+    shared = "the same words for every post of this stage; " * 20
+
+    async def reused():
+        calls = [Call("generate", "base") for _ in range(SPREAD_AFTER)]
+
+        async def ask(call):
+            CALL.set(call)
+            with dspy.context(usage_tracker=call):
+                await lm.acall(messages=[{"role": "user", "content": f"{shared}{id(call)}"}])
+
+        await asyncio.gather(*map(ask, calls))
+        return sorted(call.reused_tokens for call in calls)
+
+    first, *others = asyncio.run(reused())
+    assert first < 100 and min(others) > 800
+
+
+def test_cached_share_is_shown_at_the_end_and_kept_in_the_record(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["run", "reappraisal", "--limit", 2, "--set", "max_critiques=1", "--keep-calls"]
+    code, _, err = command(*arguments, "--lm", f"base={tiny}?{SMALL}", "--run", "r")
+    assert code == 0, err
+    (shown,) = re.findall(r"([\d,]+) tokens in \((\d+)% from the server's prefix cache\)", err)
+    usage = sum((u for r in spri.RunDir.read("r").records() for u in r.usage.values()), Usage())
+    assert usage.input_tokens == int(shown[0].replace(",", ""))
+    assert 0 < usage.reused_tokens < usage.input_tokens
+    assert int(shown[1]) == round(100 * usage.reused_tokens / usage.input_tokens)
+    calls = [json.loads(line)["usage"] for line in Path("r/calls.jsonl").read_text().splitlines()]
+    assert sum(call["reused_tokens"] for call in calls) == usage.reused_tokens
+    records = [r for r in spri.RunDir.read("r").records() if any(u.reused_tokens for u in r.usage.values())]
+    _, out, _ = command("show", "r", records[0].id)
+    assert "from the server's prefix cache" in out
+
+
+def test_summary_in_python_has_the_cached_share(tiny, task, example, tmp_path):
+    program = spri.SPRI(task, max_critiques=1).set_lms(base=f"{tiny}?{SMALL}")
+    summary = spri.run_bulk(program, [example], tmp_path / "r")
+    (record,) = spri.RunDir.read(tmp_path / "r").records()
+    assert summary.usage == sum(record.usage.values(), Usage())
+    assert summary.usage.reused_tokens > 0
 
 
 def test_missing_wheel_is_named(tiny, monkeypatch):
