@@ -4,6 +4,7 @@
 #   make test       the test suite; with CI set, the slow tests too
 #   make test-ray   the tests that need Ray
 #   make test-serve the tests of the endpoint, with its clients
+#   make test-integrations  the tests inside other tools, in environments of their own
 #   make check      formatting, lint, types, import layers
 #   make wheel      build the wheel, install it in an empty place, use it there
 
@@ -21,7 +22,7 @@ HERE := not live and not gpu
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-ray test-serve check wheel
+.PHONY: help demo test test-ray test-serve test-integrations check wheel
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -58,6 +59,17 @@ test-ray: $(VENV)/.ray-ok
 
 test-serve: $(VENV)/.serve-ok
 	@$(BIN)/python -m pytest -q -m "$(HERE)" tests/test_server*.py
+
+# Exact versions without a resolver: tools that never met before agree on them. torch first, see the constraints.
+.venv-integrations/.ok: pyproject.toml constraints-integrations.txt
+	@echo "preparing .venv-integrations (some minutes the first time)" >&2
+	@test -x .venv-integrations/bin/python || $(PYTHON) -m venv .venv-integrations
+	@.venv-integrations/bin/python -m pip install -qq --disable-pip-version-check torch==2.13.0
+	@.venv-integrations/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r constraints-integrations.txt -e .
+	@touch $@
+
+test-integrations: .venv-integrations/.ok
+	@.venv-integrations/bin/python -m pytest -q -m "$(HERE)" tests/integrations
 
 check: $(VENV)/.ok
 	@$(BIN)/ruff format --check .
