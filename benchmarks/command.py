@@ -28,7 +28,11 @@ def run(definition: tables.Definition, argv: Sequence[str]) -> int:
     Raises:
         SpriError: what is asked is wrong, something outside is missing, or the budget is spent.
     """
-    options = _options(definition).parse_args(argv)
+    return execute(definition, parser(definition).parse_args(argv))
+
+
+def execute(definition: tables.Definition, options: argparse.Namespace) -> int:
+    """Run a benchmark with the options of its `parser`; see `run`."""
     _check(options)
     budget = Budget(options.max_calls, options.max_tokens, options.max_usd)
     cells = tables.plan(definition, _ask(options))
@@ -81,7 +85,7 @@ def _ask(options: argparse.Namespace) -> grid.Ask:
     if len(named["critic"]) > 1:
         raise UsageError("one critic serves all bases; --lm critic= was given twice")
     return grid.Ask(
-        systems=[name.strip() for name in options.systems.split(",") if name.strip()],
+        systems=systems_of(options),
         bases=named["base"] or [grid.OFFLINE],
         critic=next(iter(named["critic"]), None),
         judges=named["judge"],
@@ -92,6 +96,11 @@ def _ask(options: argparse.Namespace) -> grid.Ask:
         seed=options.seed,
         allow_leak=options.allow_leak,
     )
+
+
+def systems_of(options: argparse.Namespace) -> list[str]:
+    """The systems that are asked for; empty for the benchmark's own."""
+    return [name.strip() for name in options.systems.split(",") if name.strip()]
 
 
 def _list(text: str) -> list[str]:
@@ -112,12 +121,13 @@ def _say(line: str) -> None:
     sys.stderr.write(f"benchmarks: {' '.join(line.split())}\n")
 
 
-def _options(definition: tables.Definition) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser(definition: tables.Definition) -> argparse.ArgumentParser:
+    """The options that every table has."""
+    options = argparse.ArgumentParser(
         prog=f"python -m benchmarks {definition.name}",
         description=f"{definition.title}: run, judge, and write the table. The same command again resumes.",
     )
-    add = parser.add_argument
+    add = options.add_argument
     add(
         "--systems",
         default="",
@@ -154,4 +164,4 @@ def _options(definition: tables.Definition) -> argparse.ArgumentParser:
     add("--markdown", type=Path, metavar="FILE", help="write the tables there too")
     add("--figure", type=Path, metavar="FILE.png", help="draw the table there")
     add("--dry-run", action="store_true", help="say what it would take; do nothing")
-    return parser
+    return options

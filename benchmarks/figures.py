@@ -214,9 +214,10 @@ def _panel(axes: Axes, table: Table, measure: Measure, bases: Sequence[str], sys
         place = bases.index(entry.cell.base)
         offset = (place - (len(bases) - 1) / 2) * 0.7 / len(bases)
         _point(axes, entry, measure, systems.index(entry.cell.system) + offset, COLOURS[place % len(COLOURS)])
-    if all(math.isnan(e.estimates[measure.name].value) for e in table.entries) and not any(
-        measure.name in e.published for e in table.entries
-    ):
+    has_values = any(
+        measure.name in e.published or not math.isnan(e.estimates[measure.name].value) for e in table.entries
+    )
+    if measure.scale and not has_values:
         axes.set_xlim(*measure.scale)
     _scale(axes, measure)
 
@@ -225,8 +226,8 @@ def _scale(axes: Axes, measure: Measure) -> None:
     """Ticks within the measure's scale, and no axis so short that rounding looks like a difference."""
     from matplotlib.ticker import FixedLocator, MaxNLocator
 
-    least, most = measure.scale
     low, high = axes.get_xlim()
+    least, most = measure.scale or (low, high)
     missing = max(0.0, _SHORTEST * (most - least) - (high - low))
     low, high = low - missing / 2, high + missing / 2
     axes.set_xlim(low, high)

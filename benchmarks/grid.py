@@ -20,6 +20,7 @@ from spri_dspy.commands.forecast import cost, price_evenly
 from spri_dspy.commands.manifest import folder_name
 from spri_dspy.errors import DataError, UsageError
 from spri_dspy.judges import load_judge
+from spri_dspy.judges.function import FunctionJudge
 from spri_dspy.lms.spec import check_offline_roles, load_lm, parse_lm
 from spri_dspy.records import Record, Score
 from spri_dspy.report.figures import LABEL, criteria_of, scores_of
@@ -176,7 +177,7 @@ class Grid:
         calls = {name: round(each * left) for name, each in whole.calls.items()}
         usd = whole.usd
         if self.judge:
-            each = len(load_judge(self.judge).criteria) * len(self.judge_lms)
+            each = len(getattr(load_judge(self.judge), "criteria", ()) or "1") * len(self.judge_lms)
             asked = (n - _n_judged(cell, self.judge_lms)) * each
             tokens = asked * (cell.plan.characters / 4 / max(1, n) + _PROMPT_TOKENS)
             prices = price_evenly(parse_lm(text) for text in self.judge_lms)
@@ -306,6 +307,10 @@ def _judge_lms(ask: Ask, judge: str | None) -> tuple[str, ...]:
             raise UsageError(
                 "this table asks no judge: the systems' own scores are read; leave --lm judge= out"
             )
+        return ()
+    if isinstance(load_judge(judge), FunctionJudge):
+        if ask.judges:
+            raise UsageError(f"the judge {judge} asks no LM; leave --lm judge= out")
         return ()
     judges = tuple(ask.judges) or (OFFLINE,)
     for base in ask.bases:

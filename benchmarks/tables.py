@@ -39,7 +39,7 @@ class Measure:
     Attributes:
         name: its key in JSON.
         heading: with its unit, such as "alignment (1-10)".
-        scale: the least and the most that it can be.
+        scale: the least and the most that it can be; None if that is not known.
         scores: the Scores of a cell.
         statistic: what is computed of them.
         by: "examples", or "groups" for the mean over groups.
@@ -50,7 +50,7 @@ class Measure:
 
     name: str
     heading: str
-    scale: tuple[float, float]
+    scale: tuple[float, float] | None
     scores: Callable[[grid.Cell], list[Score]]
     statistic: Statistic
     by: Literal["examples", "groups"] = "examples"
@@ -75,7 +75,8 @@ class Definition:
     """A benchmark.
 
     Attributes:
-        name: the task, and the key of its figures in published.toml.
+        name: the task's, and the key of its figures in published.toml.
+        task: how the task is found, if not by that name: path/to/file.py:NAME.
         systems: what runs if no system is named, in the paper's order.
         judge: of the answers; None where the systems' own scores are read.
         baselines: system -> mark of those above it.
@@ -88,6 +89,7 @@ class Definition:
 
     name: str
     title: str
+    task: str = ""
     systems: tuple[str, ...]
     measures: tuple[Measure, ...]
     judge: str | None = None
@@ -224,7 +226,9 @@ class Table:
 
 def plan(definition: Definition, ask: grid.Ask) -> grid.Grid:
     """Check what is asked; nothing is run. See `grid.plan`."""
-    return grid.plan(definition.name, ask, systems=definition.systems, judge=definition.judge)
+    return grid.plan(
+        definition.task or definition.name, ask, systems=definition.systems, judge=definition.judge
+    )
 
 
 def build(definition: Definition, ask: grid.Ask, **settings: Any) -> Table:

@@ -172,7 +172,7 @@ class Record:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Record:
         """Read a record; unknown keys, of its parts too, are ignored, so that newer minor fields do no harm."""
-        known = {k: v for k, v in value.items() if k in cls.__slots__}
+        known = {name: value[name] for name in cls.__slots__ if name in value}
         known["trace"] = tuple(Round.from_json(r) for r in value.get("trace", ()))
         known["usage"] = {role: Usage.from_json(u) for role, u in value.get("usage", {}).items()}
         known["flags"] = tuple(value.get("flags", ()))

@@ -18,6 +18,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 from weakref import WeakSet
@@ -343,20 +344,21 @@ def _record(line: bytes) -> Record | None:
         record = Record.from_json(from_text(line))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # what a broken line may raise
         return None
-    return record if all(isinstance(getattr(record, name), kind) for name, kind in _SHAPES.items()) else None
+    return record if all(map(isinstance, _fields_of(record), _KINDS)) else None
 
 
-_SHAPES: dict[str, Any] = {
-    "id": str,
-    "inputs": dict,
-    "outputs": dict,
-    "stop_reasons": dict,
-    "labels": dict,
-    "seconds": int | float,
-    "group": str | None,
-    "cluster": str | None,
-    "error": str | None,
+_SHAPES: dict[str, tuple[type, ...]] = {
+    "id": (str,),
+    "inputs": (dict,),
+    "outputs": (dict,),
+    "stop_reasons": (dict,),
+    "labels": (dict,),
+    "seconds": (int, float),
+    "group": (str, type(None)),
+    "cluster": (str, type(None)),
+    "error": (str, type(None)),
 }
+_fields_of, _KINDS = attrgetter(*_SHAPES), tuple(_SHAPES.values())
 """What a record's fields are, whoever wrote the line."""
 
 

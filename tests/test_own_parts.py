@@ -12,6 +12,7 @@ import dspy
 import pytest
 
 import spri_dspy as spri
+from benchmarks import compare, grid, tables
 from spri_dspy.runs import RunDir
 from spri_dspy.tuning.optimizers import load_optimizer
 from tests.command import assert_refused, process
@@ -221,6 +222,53 @@ def test_a_system_is_a_row_of_a_table(mine, tmp_path, capsys):
     assert [each["asked"] - each["failed"] for each in results] == [2, 2, 2]
     code, _, err = benchmark(capsys, "reappraisal", "--systems", f"{mine('drafts:Thrice')}")
     assert code == 2 and "'Thrice'; known: Once, Program, RolePredict, Twice" in err
+
+
+# A table of all of them
+
+
+COMPARED = ("--metric", "counts:named", "--metric", "counts:spread", "--metric", "counts:lowest")
+
+
+@pytest.mark.parametrize("judge", ["tones:brevity", "tones:Tone", "bare:Bare"])
+def test_task_systems_judge_and_metrics_make_a_table(mine, judge, tmp_path, capsys):
+    parts = [mine(part) if ":" in part else part for part in (*COMPARED, "--judge", judge)]
+    systems = f"vanilla,{mine('drafts:Twice')}"
+    asked = ("compare", mine("notices:notices"), "--data", mine("rows.jsonl"), "--systems", systems, *parts)
+    code, out, err = benchmark(capsys, *asked, "--limit", 3, "--runs", tmp_path / "runs", "--json")
+    assert code == 0, err
+    assert "notices" in json.loads(out)["title"]
+    results = json.loads(out)["notices"]["results"]
+    assert [(each["asked"], each["failed"]) for each in results] == [(3, 0), (3, 0)]
+    assert all((each["judged_run"] is not None) for each in results)
+
+
+def test_a_table_has_the_figures_of_ones_own_judge_and_metrics(mine, tmp_path):
+    """The systems answer offline; their answers are taken for those of a live LM, so that figures are shown."""
+    metrics = [mine("counts:named"), mine("counts:spread"), mine("counts:lowest")]
+    own = compare.definition(mine("notices:notices"), mine("tones:brevity"), metrics, ["vanilla", "spri"])
+    table = tables.build(own, grid.Ask(data=mine("rows.jsonl"), limit=12, runs=tmp_path / "runs"))
+    for entry in table.entries:
+        records = list(entry.cell.records())
+        texts = {r.id: r.outputs["response"] for r in records}
+        brief = [max(1, 5 - len(text.split()) // 30) for text in texts.values()]
+        named = [r.inputs["matter"].split()[-1].strip(".") in texts[r.id] for r in records]
+        lengths = [*map(len, texts.values())]
+        figures = {name: estimate.value for name, estimate in entry.estimates.items()}
+        assert figures["score"] == pytest.approx(sum(brief) / 12)
+        assert figures["named"] == pytest.approx(sum(named) / 12)
+        assert figures["spread"] == pytest.approx((max(lengths) - min(lengths)) / max(lengths))
+        assert figures["least"] == min(brief)
+    assert {test.baseline for tests in table.entries[1].tests.values() for test in tests} == {"vanilla"}
+
+
+def test_a_table_without_anything_to_compare_by_is_refused(mine, capsys):
+    code, _, err = benchmark(capsys, "compare", mine("notices:notices"))
+    assert code == 2 and "name a --judge, a --metric, or both" in err
+    code, _, err = benchmark(capsys, "compare", "sft", "--metric", mine("counts:lowest"))
+    assert code == 2 and "lowest needs a judge" in err and "by --judge" in err
+    code, _, err = benchmark(capsys, "compare", "reappraisal", "--judge", "reappraisal", "--metric", "score")
+    assert code == 2 and "a judge of one criterion; reappraisal gives alignment, empathy" in err
 
 
 # Judges

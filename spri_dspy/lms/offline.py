@@ -1,9 +1,7 @@
 """The offline stand-in: DSPy engines that answer any prompt by rules, with no key, no network and no model.
 
-It reads back what DSPy printed (chat, JSON or `###Section:` style) and fills the outputs by their names and types:
-principles and responses name frequent words of the input, a critique scores by the share of them that is named and
-says which are missing, a refinement adds those. It knows no task and claims no quality: it is for demos and tests.
-Answers depend on the prompt, the seeds and the rollout alone.
+It reads what DSPy printed (chat, JSON or `###Section:` style) and fills the outputs by their names and types: texts
+name frequent words of the input, a critique scores by the share that is named, a refinement adds what is missing.
 """
 
 from __future__ import annotations
@@ -13,11 +11,10 @@ import json
 import logging
 import re
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import cache, cached_property, lru_cache
-from hashlib import blake2b
+from functools import cache, lru_cache
+from random import Random
 from typing import Any
 
 from dspy.lm15 import Message, Request, Response, TextPart, Usage, response_to_events
@@ -26,7 +23,6 @@ from spri_dspy.errors import UsageError
 from spri_dspy.prompt_fencing import unfenced
 
 WARNING = "offline stand-in: rule-based text, not a language model; results say nothing about SPRI's quality"
-"""The one line to show wherever the stand-in is used; it is also logged once a process."""
 
 _warn_once = cache(logging.getLogger(__name__).warning)
 _HIGHEST = dict(latency=86_400, unscored_rate=1, garbage_rate=1, seed=2**63)
@@ -40,48 +36,30 @@ _NOTE = re.compile(r'^(?:  "\w+": ")?\{(\w+)\} {8}# note: the value you produce 
 _RANGE = re.compile(r"(\d+)(?:-|–| to |, less than or equal to: )(\d+)")
 _MARKUP = re.compile(r"\[\[[ #]*|[ #]*\]\]|</?think>|\[RESULT\]")
 _WORD = re.compile(r"(?:\b([Mm]y) )?(\w[\w'-]*)")
-# Frequent words of four letters and more that say nothing about one input.
-_STOP = re.compile(
-    "about|after|because|been|before|being|could|from|have|into|just|like|more|only|other|really|should|some|that|their"
-    "|them|then|there|these|they|this|those|time|very|want|were|what|when|where|which|with|would|your",
+_FREQUENT = re.compile(
+    "about|after|because|been|could|from|have|into|just|like|should|that|their|them|they|this|very|what|when|with|would"
 )
-_PLANS = [
-    "Name {}.",
-    "Say what can be done about {}.",
-    "Offer a step about {}.",
-    "Do not judge {}.",
-    "End with {}.",
-]
+_PLANS = ["- Name {}.", "- Say what can be done about {}.", "- Offer a step about {}.", "- End with {}."]
 _REPLIES = ["Much turns on {}.", "Look at {} as a friend would.", "A step could begin with {}."]
 _SHARES = ["no part of", "little of", "a part of", "most of", "all of"]
-_ROLES = {
-    "feedback": "feedback|critique|reason|expla",
-    "reference": "reference",
-    "candidate": "response|answer",
-}
-_ROLES |= {"aim": "^aim$|system_prompt", "criteria": "principle|rubric|criteri"}
+_ROLE = re.compile(  # what a field is for, by a part of its name
+    "(?P<feedback>feedback|critique|reason|expla)|(?P<reference>reference)|(?P<candidate>response|answer)"
+    r"|(?P<aim>^aim$|system_prompt)|(?P<criteria>principle|rubric|criteri)|(?P<context>\Z)"
+)
 
 
 class OfflineEngine:
-    """The stand-in for synchronous calls; copies of a program share it.
+    """The stand-in for synchronous calls. `rollout` tells which sample of the same prompt is asked for.
 
-    Args:
-        rollout: tells which sample of the same prompt is asked for, 0 if not given; it is not saved.
-        knobs: numbers, 0 if not given; a UsageError if out of range. `latency`: seconds that a call waits.
-            `unscored_rate`: share of critiques and judgements without a readable number. `garbage_rate`: share of
-            empty answers. `seed`: changes every choice and draw.
+    Knobs, 0 if not given: `latency` in seconds; `unscored_rate` and `garbage_rate`, shares of the calls; `seed`.
     """
 
     def __init__(self, *, rollout: Callable[[], int] = int, **knobs: float) -> None:
         for name, value in knobs.items():
             if not 0 <= value <= _HIGHEST.get(name, -1):
                 raise UsageError(f"{name} of the offline stand-in cannot be {value!r}; highest: {_HIGHEST}")
-        self.knobs = dict.fromkeys(_HIGHEST, 0) | knobs
-        self._rollout = rollout
+        self.knobs, self._rollout = dict.fromkeys(_HIGHEST, 0) | knobs, rollout
         _warn_once(WARNING)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return self
 
     def complete(self, request: Request) -> Response:
         """Answer one request."""
@@ -102,19 +80,13 @@ class OfflineEngine:
         return cls(**state)
 
     def _answer(self, request: Request) -> Response:
-        system = request.system if isinstance(request.system, str) else ""
-        turns = [system, *(message.text or "" for message in request.messages)]
+        turns = [str(request.system or ""), *(message.text or "" for message in request.messages)]
         turns = [text.encode("utf-8", "replace").decode() for text in turns]  # half characters become ?
         seeds = self.knobs["seed"], request.config.seed, self._rollout()
-        key = blake2b(repr((seeds, turns)).encode(), digest_size=16).digest()
-
-        def roll(name: str) -> float:  # in [0, 1), the same for the same name
-            return int.from_bytes(blake2b(name.encode(), key=key, digest_size=6).digest()) / 2**48
-
-        text = ""
-        if roll("garbage") >= self.knobs["garbage_rate"]:
-            prompt = _Prompt(turns, (request.config.response_format or {}).get("schema") or {}, roll)
-            text = prompt.answer(is_scored=roll("unscored") >= self.knobs["unscored_rate"])
+        schema = (request.config.response_format or {}).get("schema") or {}
+        prompt = _Prompt(turns, schema, key=f"{Random(repr((seeds, turns))).random()} ")
+        is_garbage, is_unscored = (prompt.roll(n) < self.knobs[n] for n in ("garbage_rate", "unscored_rate"))
+        text = "" if is_garbage else prompt.answer(is_scored=not is_unscored)
         usage = Usage(input_tokens=sum(map(len, turns)) // 4, output_tokens=len(text) // 4)
         message = Message.assistant([TextPart(text)])
         return Response(id="offline", model=request.model, message=message, finish_reason="stop", usage=usage)
@@ -139,17 +111,9 @@ class AsyncOfflineEngine(OfflineEngine):
 
 def _sections(text: str, header: re.Pattern[str]) -> dict[str, str]:
     """The text under each header; of two with one name, the last."""
-    parts = [part.strip() for part in header.split(text)[1:]]
-    names = [name.lower().replace(" ", "_") for name in parts[::2]]
-    return {name: unfenced(said)[:_READ] for name, said in zip(names, parts[1::2], strict=True)}
-
-
-@lru_cache(256)
-def _outputs(system: str) -> dict[str, Any]:
-    """The outputs that DSPy's system message declares, with their types as JSON schemas."""
-    outputs = system.partition("\nYour output fields are:\n")[2]
-    notes = dict(_NOTE.findall(outputs))
-    return {n: _schema(kind, notes.get(n, ""), about) for n, kind, about in _DECLARED.findall(outputs)}
+    names, texts = (header.split(text)[start::2] for start in (1, 2))
+    names = [name.lower().replace(" ", "_") for name in names]
+    return {name: unfenced(said.strip())[:_READ] for name, said in zip(names, texts, strict=True)}
 
 
 def _schema(kind: str, note: str, about: str) -> dict[str, Any]:
@@ -158,19 +122,18 @@ def _schema(kind: str, note: str, about: str) -> dict[str, Any]:
         low, high = sorted(map(int, m.groups())) if (m := _RANGE.search(about)) else (1, 5)
         return {"type": "integer" if kind == "int" else "number", "minimum": low, "maximum": high}
     schema, choices = note.partition("JSON schema: ")[2], note.partition("one of: ")[2]
-    with suppress(ValueError, RecursionError):
-        if kind.startswith("Literal["):
-            return {"enum": json.loads(kind.removeprefix("Literal"))}
-        if schema:  # the JSON style prints it inside a JSON string
-            return json.loads(json.loads(f'"{schema}"') if '\\"' in schema else schema)
-    return {"enum": choices.split("; ")} if choices else {"type": "boolean" if kind == "bool" else "string"}
+    if choices:
+        return {"enum": [int(choice) if choice.isdigit() else choice for choice in choices.split("; ")]}
+    with suppress(ValueError, RecursionError):  # the JSON style prints it inside a JSON string
+        return json.loads(json.loads(f'"{schema}"') if '\\"' in schema else schema)
+    return {"type": "boolean" if kind == "bool" else "string"}
 
 
 class _Prompt:
     """One request, read: its style, its inputs by what they are for, and the outputs that it asks for."""
 
-    def __init__(self, turns: list[str], schema: Any, roll: Callable[[str], float]) -> None:
-        system, text, self.roll, self.demos = turns[0], turns[-1].rstrip(), roll, turns[2:-1:2]
+    def __init__(self, turns: list[str], schema: Any, key: str) -> None:
+        system, text, self.key = turns[0], turns[-1].rstrip(), key
         self.definitions, before, last = dict(schema.get("$defs", {})), *text.rpartition("\n")[::2]
         if title := _TITLE.fullmatch(last):
             self.style, name = "tag", title[1].lower().replace(" ", "_")
@@ -179,20 +142,21 @@ class _Prompt:
         else:
             cut = max(text.rfind(_CHAT), text.rfind(_JSON)) % (len(text) + 1)
             self.style = "json" if schema or text.startswith(_JSON, cut) else "chat" if text[cut:] else ""
-            outputs = _outputs(system) if self.style else {}
-            self.asked = outputs or schema.get("properties") or {"text": {"type": "string"}}
+            declared = system.partition("\nYour output fields are:\n")[2] if self.style else ""
+            notes, fields = dict(_NOTE.findall(declared)), _DECLARED.findall(declared)
+            self.asked = {name: _schema(kind, notes.get(name, ""), about) for name, kind, about in fields}
+            self.asked = self.asked or schema.get("properties") or {"text": {"type": "string"}}
             inputs = _sections(text[:cut], _HEADER)
-        inputs = inputs or {"text": text[:_READ]}
-        # What is to be rewritten: `principles` for `improved_principles`.
-        old = next((name for out in self.asked for name in inputs if out.endswith("_" + name)), "")
-        self.base = inputs.pop(old, "")
-        self.inputs = dict.fromkeys(("context", *_ROLES), "")
-        for name, said in inputs.items():
-            role = _role(name)
-            if role == "candidate":  # the last is judged, the others are context
-                self.inputs["context"] += "\n" + self.inputs.pop(role)
-            self.inputs[role] = f"{self.inputs.get(role, '')}\n{said}".strip()
+        rewritten = next((name for out in self.asked for name in inputs if out.endswith("_" + name)), "")
+        self.base, self.inputs = inputs.pop(rewritten, ""), dict.fromkeys(_ROLE.groupindex, "")
+        for name, said in (inputs or {"text": text[:_READ]}).items():
+            role = _role(name)  # of two candidates the last is judged
+            self.inputs[role] = said if role == "candidate" else f"{self.inputs[role]}\n{said}".strip()
         self.topics = _topics(self.inputs["context"])
+        self.missing, (self.quality, self.verdict) = self.lacking(), self.judge()
+
+    def roll(self, name: str) -> float:  # in [0, 1), the same for the same name
+        return Random(self.key + name).random()
 
     def answer(self, *, is_scored: bool) -> str:
         """The answer in the style asked for; the numbers of a verdict are unreadable if it is not to be scored."""
@@ -210,10 +174,9 @@ class _Prompt:
     def fill(self, schema: Any, name: str, depth: int = 0) -> Any:
         """A value that fits a JSON schema: numbers and scales follow the verdict, texts the name of their field."""
         self.definitions.update(schema.get("$defs", {}))
-        if "$ref" in schema:
-            schema = self.definitions.get(schema["$ref"].rpartition("/")[2], {})
-        schema = next((p for p in schema.get("anyOf", ()) if p.get("type") != "null"), schema)
-        kind, quality = schema.get("type"), self.verdict[0] * ("harm" not in name)
+        schema = self.definitions.get(schema.get("$ref", "").rpartition("/")[2], schema)
+        schema = next((part for part in schema.get("anyOf", ()) if part.get("type") != "null"), schema)
+        kind, quality = schema.get("type"), self.quality * ("harm" not in name)
         if choices := [False, True] if kind == "boolean" else schema.get("enum"):
             choices = choices[::-1] if str(choices[0]).casefold() == "yes" else choices
             is_scale = all(isinstance(choice, int | float) for choice in choices) or choices[-1] == "yes"
@@ -223,73 +186,64 @@ class _Prompt:
             value = low + quality * (schema.get("maximum", low + 4) - low)
             return int(value + 0.5) if kind == "integer" else round(float(value), 2)
         if kind == "array":
-            part, n = schema.get("items", {}), 3 if depth < 4 else 0
-            return self.topics[:n] if part == {"type": "string"} else [self.fill(part, name, depth + 1)] * n
+            parts = [self.fill(schema.get("items", {}), name, depth + 1)] * 3 if depth < 4 else []
+            return self.topics[:3] if schema.get("items") == {"type": "string"} else parts
         if kind == "object":
             return {k: self.fill(part, k, depth + 1) for k, part in schema.get("properties", {}).items()}
         return _MARKUP.sub("", self.text(name, depth))  # markup that is quoted would cut the answer
 
     def text(self, name: str, depth: int) -> str:
         """The text of a field, by its name; inside an object it is a part of a rubric or of a judgement."""
-        kept = [topic for topic in self.topics if _has(self.base, topic)]
         if _role(name) == "feedback" and (depth or not self.base):
-            return self.verdict[1] + (f" Weighed as well: {_quoted(self.missing)}." if self.missing else "")
+            return self.verdict + (f" Weighed as well: {_quoted(self.missing)}." if self.missing else "")
         if depth:
-            named, level = _quoted([*kept, *self.missing] or self.topics[:3]), re.search("[1-5]", name)
-            if not level:
-                return f"Does the response deal with {named}?"
-            return f"The response deals with {_SHARES[int(level[0]) - 1]} {named}."
+            named, level = _among(self.topics, self.base) + self.missing, re.search("[1-5]", name)
+            share = _SHARES[int(level[0]) - 1] if level else "each of"
+            return f"The response deals with {share} {_quoted(named or self.topics[:3])}."
         is_plan, drawn = _role(name) == "criteria", [t for t in self.topics if self.roll(f"draw {t}") < 0.6]
-        planned = [topic for topic in self.topics if _has(self.inputs["criteria"], topic)]
-        demos = [[line for line in _HEADER.sub("", d).splitlines() if line.strip()] for d in self.demos]
-        n_lines = max(map(len, demos), default=5) if is_plan else 5
-        topics = self.missing if self.base else (drawn if is_plan else planned or drawn)[:n_lines]
-        frames, start = (_PLANS if is_plan else _REPLIES), int(self.roll("frame") * 5)
+        planned = [] if is_plan else _among(self.topics, self.inputs["criteria"])
+        topics = self.missing if self.base else (planned or drawn)[: 3 + int(self.roll("length") * 4)]
+        frames, joint = (_PLANS, "\n") if is_plan else (_REPLIES, " ")
+        start = int(self.roll("frame") * len(frames))
         lines = [frames[(start + i) % len(frames)].format(_quoted([t])) for i, t in enumerate(topics)]
-        bullet, joint = ("- ", "\n") if is_plan else ("", " ")
-        return joint.join(filter(None, [self.base, *(bullet + line for line in lines)])) or "Say more."
+        return joint.join(filter(None, [self.base, *lines])) or "Say more."
 
-    @cached_property
-    def missing(self) -> list[str]:
+    def lacking(self) -> list[str]:
         """At most three phrases that the feedback asks for and the text to be rewritten lacks."""
         said = self.inputs["feedback"]
         asked = re.findall(r'"(\w[^"]*)"', said.partition("does not mention")[2].partition(". ")[0])
-        asked = asked or [topic for topic in self.topics if _has(said, topic)] or self.topics
-        return [topic for topic in asked if not _has(self.base, topic)][:3] if self.base else []
+        asked = asked or _among(self.topics, said) or self.topics
+        return [topic for topic in asked if not _among([topic], self.base)][:3] if self.base else []
 
-    @cached_property
-    def verdict(self) -> tuple[float, str]:
+    def judge(self) -> tuple[float, str]:
         """Of the candidate, or of the principles if there is none: quality in [0, 1], and words."""
-        criteria, judged = self.inputs["criteria"], self.inputs.get("candidate") or self.inputs["criteria"]
-        asked = (
-            [topic for topic in self.topics[:12] if _has(criteria, topic)] if judged is not criteria else []
-        )
+        asked = _among(self.topics[:12], self.inputs["criteria"]) if self.inputs["candidate"] else []
         wanted = asked + _topics(self.inputs["reference"])[:8] or self.topics[:6]
-        met, gaps = ([topic for topic in wanted if _has(judged, topic) == so] for so in (True, False))
+        met = _among(wanted, self.inputs["candidate"] or self.inputs["criteria"])
         said = f"It names {_quoted(met[:3])}." if met else "It names nothing of this input."
-        said += f" It does not mention {_quoted(gaps[:3])}." if gaps else " Nothing is missing from it."
+        gaps = [topic for topic in wanted if topic not in met][:3]
+        said += f" It does not mention {_quoted(gaps)}." if gaps else " Nothing is missing from it."
         return len(met) / max(1, len(wanted)), said
 
 
-@lru_cache(1024)
 def _role(name: str) -> str:
-    """What a field is for, by a part of its name."""
-    return next((role for role, marks in _ROLES.items() if re.search(marks, name)), "context")
+    return next(_ROLE.finditer(name)).lastgroup or ""
 
 
 @lru_cache(1024)
 def _topics(text: str) -> list[str]:
     """The words of four letters and more that say something, at most 40, most frequent first; "my car" as a whole."""
-    weight, shown = Counter[str](), dict[str, str]()
+    weight, shown = dict[str, int](), dict[str, str]()
     for my, word in _WORD.findall(text):
-        if my or (len(word) > 3 and word[0].isalpha() and not _STOP.fullmatch(word.casefold())):
-            weight[word.casefold()] += 3 if my else 1
+        if my or (len(word) > 3 and word[0].isalpha() and not _FREQUENT.fullmatch(word.casefold())):
+            weight[word.casefold()] = weight.get(word.casefold(), 0) + (3 if my else 1)
             shown[word.casefold()] = f"my {word}" if my else shown.get(word.casefold()) or word
-    return [shown[word] for word, _ in weight.most_common(40)]
+    return [shown[word] for word in sorted(weight, key=weight.__getitem__, reverse=True)[:40]]
 
 
-def _has(text: str, topic: str) -> bool:
-    return topic.rpartition(" ")[2].casefold() in text.casefold()
+def _among(topics: list[str], text: str) -> list[str]:
+    text = text.casefold()
+    return [topic for topic in topics if topic.rpartition(" ")[2].casefold() in text]
 
 
 def _quoted(topics: list[str]) -> str:

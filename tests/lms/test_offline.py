@@ -70,13 +70,24 @@ def test_knob_out_of_range_is_refused_by_name(knobs):
         OfflineEngine(**knobs)
 
 
-def test_engines_survive_deepcopy_and_saved_state():
+async def test_engines_survive_deepcopy_and_saved_state():
     engine = OfflineEngine(seed=3, unscored_rate=0.1)
     for made in (engine, AsyncOfflineEngine(engine)):
         state = json.loads(json.dumps(made.dump_state()))
         assert (state["seed"], state["unscored_rate"], state["latency"]) == (3, 0.1, 0)
         assert type(made).load_state(state).dump_state() == state
-        assert copy.deepcopy(made) is made
+        answers = [made.complete(DRAFT), copy.deepcopy(made).complete(DRAFT)]
+        answers = await asyncio.gather(*answers) if made is not engine else answers
+        assert answers[0] == answers[1]
+
+
+def test_schema_that_contains_itself_ends():
+    node = {"type": "object", "properties": {"name": {"type": "string"}, "parts": {"$ref": "#/$defs/nodes"}}}
+    schema = {"$defs": {"nodes": {"type": "array", "items": node}}, "type": "object"} | {
+        "properties": {"nodes": {"$ref": "#/$defs/nodes"}}
+    }
+    got = json.loads(reply(POST, "List.", response_format={"type": "json_schema", "schema": schema}))
+    assert got["nodes"][0]["parts"][0]["name"]
 
 
 def test_stream_gives_the_same_text_as_complete():

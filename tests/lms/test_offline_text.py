@@ -50,13 +50,6 @@ def test_response_takes_up_every_principle_and_is_judged_by_them():
     assert named(ignored.feedback)[0] in POST
 
 
-def test_draft_has_as_many_lines_as_the_longest_demo():
-    demo = dspy.Example(user_input="Cheese, olives and bread.", principles="Taste.\nWait.")
-    draft = ask("generate_principles", user_input=POST, demos=[demo]).principles
-    assert len(draft.splitlines()) == 2
-    assert "Taste" not in draft
-
-
 @pytest.mark.parametrize("style", STYLES)
 def test_rubric_is_a_ladder_about_the_instruction_and_takes_up_what_was_missing(style):
     write, rewrite = (
