@@ -19,6 +19,8 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 if TYPE_CHECKING:
     from spri_dspy.bulk import arun_bulk, run_bulk
+    from spri_dspy.commands.agree import agree
+    from spri_dspy.commands.ratings import AgreeColumns
     from spri_dspy.critique_refine import CritiqueRefine
     from spri_dspy.errors import (
         CallError,
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from spri_dspy.lms.budget import Budget
     from spri_dspy.lms.spec import load_lm
     from spri_dspy.metrics import Metric, load_metric
+    from spri_dspy.metrics.agreement import Agreement
+    from spri_dspy.metrics.rated import AgreeSettings
     from spri_dspy.parsing import read_score
     from spri_dspy.predict import RolePredict
     from spri_dspy.program import SPRI, load_program
@@ -46,6 +50,9 @@ if TYPE_CHECKING:
     from spri_dspy.tuning import tune
 
 _HOME = {
+    "AgreeColumns": "commands.ratings",
+    "AgreeSettings": "metrics.rated",
+    "Agreement": "metrics.agreement",
     "Budget": "lms.budget",
     "CallError": "errors",
     "Criterion": "judges",
@@ -72,6 +79,7 @@ _HOME = {
     "Usage": "records",
     "UsageError": "errors",
     "Verdict": "records",
+    "agree": "commands.agree",
     "arun_bulk": "bulk",
     "load_judge": "judges",
     "load_lm": "lms.spec",
@@ -86,6 +94,9 @@ _HOME = {
 
 __version__ = "0.1.0"
 __all__ = [  # noqa: RUF022 - sorted as a menu, case-sensitively
+    "AgreeColumns",
+    "AgreeSettings",
+    "Agreement",
     "Budget",
     "CallError",
     "Criterion",
@@ -112,6 +123,7 @@ __all__ = [  # noqa: RUF022 - sorted as a menu, case-sensitively
     "Usage",
     "UsageError",
     "Verdict",
+    "agree",
     "arun_bulk",
     "load_judge",
     "load_lm",

@@ -1,4 +1,4 @@
-"""The command line: spri run | judge | tune | ls | show | export | serve | models | doctor.
+"""The command line: spri run | judge | agree | tune | ls | show | export | serve | models | doctor.
 
 It parses arguments, prints (results on stdout, all else on stderr), and exits. Exit codes: 0 done, 1 some examples
 failed, 2 wrong input, 3 something missing outside (a key, a server, an extra), 4 a budget is spent, 130 interrupted;
@@ -200,6 +200,44 @@ def judge(
     _print_figures(directory, json_out, plan.about(directory))
     say(*plan.notes())
     _end(ended, plan.next_commands(directory))
+
+
+@app.command()
+def agree(
+    judges: options.Agreeing,
+    people: options.People,
+    people_from: options.PeopleFrom = None,
+    pairs: options.Pairs = False,
+    score: options.ScoreColumn = None,
+    swapped: options.Swapped = None,
+    row_id: options.IdColumns = "id",
+    group: options.Group = None,
+    cluster: options.Cluster = None,
+    no_label: options.NoLabel = None,
+    ties: options.Ties = None,
+    epsilon: options.Epsilon = 0.2,
+    level: options.AlphaLevel = None,
+    resamples: options.Resamples = 1000,
+    seed: options.Seed = 0,
+    json_out: options.Json = False,
+) -> None:
+    """Say how well judges agree with people: correlations, kappa, alpha, order bias, calibration, the Alt-Test."""
+    from spri_dspy.commands import agree as command
+    from spri_dspy.report import agreement as report
+
+    silence_dspy()
+    found = command.agree(
+        judges,
+        [name.strip() for name in people.split(",") if name.strip()],
+        columns=command.AgreeColumns(
+            score=score, swapped=swapped, id=row_id, group=group, cluster=cluster, no_label=no_label
+        ),
+        people_from=people_from,
+        pairs=pairs,
+        ties=ties,
+        settings=command.AgreeSettings(resamples=resamples, seed=seed, epsilon=epsilon, level=level),
+    )
+    print_json(found.to_json()) if json_out else print_lines(report.lines(found))
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -100,6 +100,64 @@ JudgeSettings = Annotated[
     ),
 ]
 JudgeLimit = Annotated[int | None, typer.Option(help="Only the first N examples that finished.")]
+
+Agreeing = Annotated[
+    list[str],
+    typer.Argument(metavar="RUN_OR_FILE...", help="Runs with judgements, or files of a judge's numbers."),
+]
+People = Annotated[
+    str,
+    typer.Option(
+        metavar="COLUMN[,COLUMN]",
+        help="What people said, a column an annotator; one of lists has an item an annotator. Dots lead inward.",
+    ),
+]
+PeopleFrom = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Where people's columns stand, joined by id. Default: the judge's."),
+]
+Pairs = Annotated[
+    bool, typer.Option("--pairs", help="People and judge say which of two is better: 1, 2, or 0 for a tie.")
+]
+ScoreColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--score",
+        metavar="COLUMN",
+        help="The judge's column; of a run, a criterion; path/to/file.py:NAME; none. Default: score, or winner.",
+    ),
+]
+Swapped = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN", help="The verdict in the other order. Default: the judge's with _swapped."
+    ),
+]
+IdColumns = Annotated[str, typer.Option("--id", metavar="COLUMN[,COLUMN]", help="What names a row.")]
+Group = Annotated[str | None, typer.Option(metavar="COLUMN", help="Figures by group, and their mean.")]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN", help="Rows that intervals and tests keep together. Default: an id that repeats."
+    ),
+]
+NoLabel = Annotated[
+    float | None,
+    typer.Option(metavar="X", help="A number of people's that means none. Default: -1 in human_score."),
+]
+Ties = Annotated[
+    Literal["half", "wrong"] | None,
+    typer.Option(help="A judge's tie where people prefer one. Default: half if they never tie, else wrong."),
+]
+Epsilon = Annotated[
+    float,
+    typer.Option(help="Alt-Test: what a judge's lower cost is worth; experts 0.2, skilled 0.15, crowd 0.1."),
+]
+AlphaLevel = Annotated[
+    Literal["nominal", "ordinal", "interval"] | None,
+    typer.Option(help="Of Krippendorff's alpha. Default: ordinal, of pairs nominal."),
+]
+Resamples = Annotated[int, typer.Option(help="Bootstrap resamples of each interval.")]
 
 TuneLMs = Annotated[
     list[str] | None,

@@ -12,6 +12,9 @@ import spri_dspy as spri
 REPOSITORY = Path(__file__).parents[1]
 
 PUBLIC = [
+    "AgreeColumns",
+    "AgreeSettings",
+    "Agreement",
     "Budget",
     "CallError",
     "Criterion",
@@ -38,6 +41,7 @@ PUBLIC = [
     "Usage",
     "UsageError",
     "Verdict",
+    "agree",
     "arun_bulk",
     "load_judge",
     "load_lm",

@@ -17,7 +17,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def verbs():
-    return sorted(set(re.findall(r"\bspri (run|show|judge|tune|export|doctor|serve|ls|models)\b", README)))
+    return sorted(
+        set(re.findall(r"\bspri (run|show|judge|agree|tune|export|doctor|serve|ls|models)\b", README))
+    )
 
 
 @pytest.mark.parametrize("verb", verbs())

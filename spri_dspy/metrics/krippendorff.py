@@ -1,5 +1,8 @@
 """Agreement of several raters on the same units: Krippendorff's alpha, with its interval from the cluster bootstrap.
 
+`krippendorff_alpha` is of one panel of raters; `alpha_in_place` says what becomes of it if a judge sits in the place of
+one of them.
+
 It knows ratings, nothing of files, tasks, models or DSPy. What cannot be computed is nan with a reason.
 """
 
@@ -8,9 +11,9 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from spri_dspy.metrics.bootstrap import draw_clusters, is_number, middle, tail
+from spri_dspy.metrics.bootstrap import Interval, draw_clusters, is_number, middle, tail
 from spri_dspy.records import Estimate
 
 if TYPE_CHECKING:
@@ -18,6 +21,19 @@ if TYPE_CHECKING:
 
 Level = Literal["nominal", "ordinal", "interval"]
 """What the numbers of a rating mean: names, an order, or distances."""
+
+MOST_CELLS = 20_000_000
+"""Numbers held at most: every two distinct ratings are counted in every cluster."""
+
+_TOO_MANY = "too many distinct ratings for so many units"
+
+
+class InPlace(NamedTuple):
+    """Alpha of people, alpha with a judge in the place of one of them, and the second less the first."""
+
+    people: Estimate
+    judge: Estimate
+    difference: Estimate
 
 
 def krippendorff_alpha(
@@ -59,7 +75,11 @@ def krippendorff_alpha(
     if not n:
         return Estimate(name, math.nan, 0, dropped, reason="no unit has two ratings")
     # Sorted, so that neither the order of units nor the clusters' names decide what is drawn.
-    categories, tables = _coincidences(sorted(sorted(members) for members in together.values()))
+    sorted_units = sorted(sorted(members) for members in together.values())
+    categories = _categories(sorted_units)
+    if len(sorted_units) * len(categories) ** 2 > MOST_CELLS:
+        return Estimate(name, math.nan, n, dropped, reason=_TOO_MANY)
+    tables = _coincidences(sorted_units, categories)
     value = float(_alpha(tables.sum(axis=0)[None], categories, level)[0])
     if math.isnan(value):
         return Estimate(name, value, n, dropped, reason="constant ratings")
@@ -73,20 +93,94 @@ def krippendorff_alpha(
     return Estimate(name, value, n, dropped, interval.low, interval.high, interval.note)
 
 
-def _coincidences(clusters: Sequence[Sequence[Sequence[float]]]) -> tuple[Floats, Floats]:
-    """The distinct ratings in order, and a coincidence matrix for each cluster of units.
+def alpha_in_place(
+    people: Sequence[Sequence[float | None]],
+    judge: Sequence[float | None],
+    *,
+    level: Level = "ordinal",
+    clusters: Sequence[str] | None = None,
+    resamples: int = 1000,
+    rng: random.Random | None = None,
+) -> InPlace:
+    """Alpha of people, and the mean alpha over the panels in which a judge sits in the place of one of them.
 
-    The second has the shape clusters x ratings x ratings.
+    Both are of the units that the judge and at least two people rated, with the same resamples. With one person the
+    judge's alpha is that of the two, and people have none.
+
+    Args:
+        people: one sequence a person, one place a unit in each, as for `krippendorff_alpha`.
+        judge: the judge's ratings of the same units.
+        level: what the numbers mean.
+        clusters: one name a unit.
+        resamples: how many bootstrap resamples the intervals rest on.
+        rng: where they come from; None means `random.Random(0)`.
     """
     import numpy as np
 
-    categories = np.unique([rating for units in clusters for unit in units for rating in unit])
+    names = clusters if clusters is not None else [str(i) for i in range(len(judge))]
+    together: dict[str, list[tuple[float | None, ...]]] = {}
+    for cluster, *unit in zip(names, judge, *people, strict=True):
+        given = tuple(r if is_number(r) else None for r in unit)
+        if given[0] is not None and sum(r is not None for r in given[1:]) >= min(2, len(people)):
+            together.setdefault(cluster, []).append(given)
+    n = sum(map(len, together.values()))
+    members = sorted(together.values(), key=lambda units: sorted(map(str, units)))
+    categories = _categories(members)
+    titles = [f"krippendorff alpha ({level}), {of}" for of in ("people", "judge in place", "difference")]
+    reason = _TOO_MANY if len(members) * len(categories) ** 2 > MOST_CELLS else None
+    reason = reason if n else "no unit that the judge and enough people rated"
+    if reason:
+        return InPlace(*(Estimate(title, math.nan, n, len(judge) - n, reason=reason) for title in titles))
+    places = range(1, len(people) + 1)
+    panels = [[0, *(p for p in places if p != out or len(people) == 1)] for out in places]
+    tables = [_coincidences(members, categories, panel) for panel in ([*places], *panels)]
+
+    def sides(counts: Floats) -> Floats:
+        """Alpha of people, the mean alpha with the judge in place, and the difference (3 x resamples)."""
+        drawn = ((counts @ t.reshape(len(t), -1)).reshape(-1, *t.shape[1:]) for t in tables)
+        alphas = [_alpha(each, categories, level) for each in drawn]
+        in_place = np.mean(alphas[1:], axis=0)
+        return np.array([alphas[0], in_place, in_place - alphas[0]])
+
+    strata = [np.arange(len(members))]
+    width = max(tables[0][0].size, len(members))
+    resampled = np.concatenate([sides(c) for c in draw_clusters(strata, resamples, rng, width=width)], axis=1)
+    found: list[Estimate] = []
+    for title, point, drawn in zip(titles, sides(np.ones((1, len(members))))[:, 0], resampled, strict=True):
+        if math.isnan(point):
+            why = "one person" if len(people) == 1 else "constant ratings"
+            found.append(Estimate(title, math.nan, n, len(judge) - n, reason=why))
+            continue
+        is_alone = len(members) < 2
+        ends = Interval(note="no interval: a single cluster") if is_alone else middle(drawn, tail(strata))
+        found.append(Estimate(title, float(point), n, len(judge) - n, ends.low, ends.high, ends.note))
+    return InPlace(*found)
+
+
+def _categories(clusters: Sequence[Sequence[Sequence[float | None]]]) -> Floats:
+    """The distinct ratings in order."""
+    import numpy as np
+
+    given = {rating for units in clusters for unit in units for rating in unit if rating is not None}
+    return np.array(sorted(given), dtype=np.float64)
+
+
+def _coincidences(
+    clusters: Sequence[Sequence[Sequence[float | None]]],
+    categories: Floats,
+    raters: Sequence[int] | None = None,
+) -> Floats:
+    """A coincidence matrix for each cluster of units (clusters x ratings x ratings); of some raters, or of all."""
+    import numpy as np
+
     tables = np.zeros((len(clusters), len(categories), len(categories)))
     for table, units in zip(tables, clusters, strict=True):
         for unit in units:
-            tally = np.bincount(np.searchsorted(categories, unit), minlength=len(categories))
-            table += (np.outer(tally, tally) - np.diag(tally)) / (len(unit) - 1)
-    return categories, tables
+            given = [r for r in (unit if raters is None else [unit[i] for i in raters]) if r is not None]
+            if len(given) > 1:
+                tally = np.bincount(np.searchsorted(categories, given), minlength=len(categories))
+                table += (np.outer(tally, tally) - np.diag(tally)) / (len(given) - 1)
+    return tables
 
 
 def _alpha(coincidences: Floats, categories: Floats, level: Level) -> Floats:

@@ -297,7 +297,9 @@ def correlation(sums: Floats, flat: float = math.nan) -> Floats:
         return np.where(var_y < 1e-12, np.nan, r)
 
 
-def _by_sums(name: str, sums: Sums, **settings: Any) -> Statistic:
+def by_sums(name: str, sums: Sums, **settings: Any) -> Statistic:
+    """A statistic that follows from sums; settings are those of a Statistic."""
+
     def prepare(columns: Columns, flat: float) -> Evaluator:
         import numpy as np
 
@@ -325,7 +327,7 @@ def _average(name: str, rowwise: Callable[[Floats, Floats], Floats], **settings:
     def combine(sums: Floats, flat: float) -> Floats:
         return sums[..., 1] / sums[..., 0]
 
-    return _by_sums(name, Sums(rows, combine), **settings)
+    return by_sums(name, Sums(rows, combine), **settings)
 
 
 def runs(index: Integers) -> tuple[Integers, Integers]:
@@ -366,7 +368,7 @@ def _pairs(columns: Columns) -> Floats:
     return table
 
 
-pearson = _by_sums("pearson", Sums(pearson_rows, correlation, is_standard=True), is_correlation=True)
+pearson = by_sums("pearson", Sums(pearson_rows, correlation, is_standard=True), is_correlation=True)
 """Pearson's r between scores and labels, in [-1, 1]."""
 
 mae = _average("mae", lambda x, y: abs(x - y))

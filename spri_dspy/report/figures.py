@@ -212,16 +212,16 @@ def lines(run: RunDir) -> Iterator[str]:
         yield "no scores"
         return
     if is_scored_offline(run):
-        yield from _aligned([("criterion", "scored"), *((e.criterion, _scored(e.overall)) for e in found)])
+        yield from aligned([("criterion", "scored"), *((e.criterion, _scored(e.overall)) for e in found)])
         yield "the offline LM gave these scores, so they make no figures; name an LM to get some"
         return
     rows = [("criterion", "group", "value", "95 % interval", "scored")]
     for each in found:
-        rows.append((each.criterion, "all", *_cells(each.overall)))
-        rows += [("", name, *_cells(estimate)) for name, estimate in each.groups.items()]
+        rows.append((each.criterion, "all", *cells_of(each.overall)))
+        rows += [("", name, *cells_of(estimate)) for name, estimate in each.groups.items()]
         if each.gap:
-            rows.append(("", "order gap", *_cells(each.gap)))
-    yield from _aligned(rows)
+            rows.append(("", "order gap", *cells_of(each.gap)))
+    yield from aligned(rows)
     yield from _agreement_lines(found)
 
 
@@ -252,27 +252,28 @@ def _agreement_lines(found: Sequence[Finding]) -> Iterator[str]:
             estimates["mean of groups"] = each.agreement[1]
         for name, estimate in estimates.items():
             first = each.criterion if name == next(iter(estimates)) else ""
-            rows.append((first, name, *_cells(estimate)))
+            rows.append((first, name, *cells_of(estimate)))
     if len(rows) > 1:
         yield ""
-        yield from _aligned(rows)
+        yield from aligned(rows)
     unlabelled = [each.criterion for each in found if each.agreement[0].reason == "no labels"]
     if unlabelled:
         yield f"no human scores to compare with: {', '.join(unlabelled)}"
 
 
-def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+def aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """Rows of cells as lines, each column as wide as its widest cell."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def _cells(estimate: Estimate) -> tuple[str, str, str]:
+def cells_of(estimate: Estimate, digits: int = 2) -> tuple[str, str, str]:
     """Value, interval or why there is none, and how many of those asked have a score."""
     has_interval = not math.isnan(estimate.low)
     return (
-        "-" if math.isnan(estimate.value) else f"{estimate.value:.2f}",
-        f"{estimate.low:.2f} to {estimate.high:.2f}" if has_interval else estimate.reason or "",
+        "-" if math.isnan(estimate.value) else f"{estimate.value:.{digits}f}",
+        f"{estimate.low:.{digits}f} to {estimate.high:.{digits}f}" if has_interval else estimate.reason or "",
         _scored(estimate),
     )
 
