@@ -22,7 +22,11 @@ from aiohttp import web
 
 _MARK = re.compile(rb"#(\d+)#")
 _FIELDS = ("principles", "improved_principles", "response", "improved_response")
+_USAGE = {"prompt_tokens": 400, "completion_tokens": 60, "total_tokens": 460}
 _SECTIONS = "".join(f"[[ ## {name} ## ]]\nName what happened, then %s.\n\n" for name in _FIELDS)
+
+PIECES = 20
+"""Pieces that a streamed answer comes in."""
 
 
 @dataclass
@@ -69,7 +73,7 @@ class Server:
         """Forget everything and start the clock of the bursts."""
         self.steps: defaultdict[int, int] = defaultdict(int)
         self.chains: defaultdict[int, float] = defaultdict(float)
-        self.received = self.answered = self.in_flight = self.most_in_flight = 0
+        self.received = self.answered = self.cancelled = self.in_flight = self.most_in_flight = 0
         self.began = asyncio.get_running_loop().time()
         self.faults = random.Random(self.load.seed)
 
@@ -95,12 +99,32 @@ class Server:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            if seconds:
-                await asyncio.sleep(seconds)
+            text = _text(example, step, score)
+            if b'"stream":true' in body.replace(b" ", b""):
+                return await self._stream(request, text, seconds)
+            await asyncio.sleep(seconds)
+        except (asyncio.CancelledError, ConnectionError):  # the client left
+            self.cancelled += 1
+            raise
         finally:
             self.in_flight -= 1
         self.answered += 1
-        return web.Response(body=_answer(example, step, score), content_type="application/json")
+        return web.Response(body=_answer(text), content_type="application/json")
+
+    async def _stream(self, request: web.Request, text: str, seconds: float) -> web.StreamResponse:
+        """The same answer in PIECES over the same time."""
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        size = -(-len(text) // PIECES)
+        about = {"id": "c", "object": "chat.completion.chunk", "model": "m"}
+        choices = [{"index": 0, "delta": {"content": text[n : n + size]}} for n in range(0, len(text), size)]
+        for choice in (*choices, {"index": 0, "delta": {}, "finish_reason": "stop"}):
+            await response.write(f"data: {json.dumps({**about, 'choices': [choice]})}\n\n".encode())
+            await asyncio.sleep(seconds / (len(choices) + 1))
+        end = json.dumps({**about, "choices": [], "usage": _USAGE})
+        await response.write(f"data: {end}\n\ndata: [DONE]\n\n".encode())
+        self.answered += 1
+        return response
 
     def _fault(self) -> str | None:
         draw = self.faults.random()
@@ -123,18 +147,22 @@ class Server:
         return {
             "received": self.received,
             "answered": self.answered,
+            "cancelled": self.cancelled,
+            "in_flight": self.in_flight,
             "most_in_flight": self.most_in_flight,
             "lower_bound_seconds": max(total / slots, longest),
         }
 
 
-def _answer(example: int, step: int, score: int) -> bytes:
+def _text(example: int, step: int, score: int) -> str:
     verdict = f"[[ ## feedback ## ]]\nTie it closer to the case.\n\n[[ ## score ## ]]\n{score}"
-    text = _SECTIONS.replace("%s", f"step {step} of case {example}") + f"{verdict}\n\n[[ ## completed ## ]]"
+    return _SECTIONS.replace("%s", f"step {step} of case {example}") + f"{verdict}\n\n[[ ## completed ## ]]"
+
+
+def _answer(text: str) -> bytes:
     message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-    usage = {"prompt_tokens": 400, "completion_tokens": 60, "total_tokens": 460}
     return json.dumps(
-        {"id": "c", "object": "chat.completion", "model": "m", "choices": [message], "usage": usage}
+        {"id": "c", "object": "chat.completion", "model": "m", "choices": [message], "usage": _USAGE}
     ).encode()
 
 
@@ -156,7 +184,7 @@ async def serve(load: Load) -> None:
     app.router.add_post("/v1/chat/completions", server.complete)
     app.router.add_get("/stats", stats)
     app.router.add_get("/reset", reset)
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
     await site.start()

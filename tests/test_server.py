@@ -129,7 +129,7 @@ REFUSED = [
     ({"logprobs": True}, 400, "unsupported_value", "logprobs"),
     ({"temprature": 1}, 400, "unknown_parameter", "temprature"),
     ({"messages": []}, 400, None, "messages"),
-    ({"messages": [{"role": "user", "content": "  "}]}, 400, "invalid_inputs", "messages"),
+    ({"messages": [{"role": "user", "content": "  "}]}, 400, None, "messages"),
     ({"messages": [{"role": "assistant", "content": "x"}]}, 400, None, "messages"),
     (
         {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
@@ -157,6 +157,14 @@ def test_what_cannot_be_honoured_is_refused_in_openais_shape():
             assert error["type"] == "invalid_request_error"
             assert error["message"] and "\n" not in error["message"] and len(error["message"]) < 250
         assert service.meter.used == {}
+
+
+def test_other_addresses_are_answered_with_those_that_there_are():
+    with listening(program()) as (url, _), client_of(url.removesuffix("/v1")) as client:
+        with pytest.raises(openai.NotFoundError, match="nothing at /chat/completions; there are /v1/chat"):
+            client.chat.completions.create(**body())
+        with pytest.raises(openai.NotFoundError, match="nothing at /responses"):
+            client.responses.create(model=MODEL, input=POST)
 
 
 def test_unknown_inputs_are_refused_with_those_that_there_are():

@@ -1,7 +1,10 @@
 """What the endpoint takes on and what it gives up: sizes, seconds, places, clients that leave, an orderly stop."""
 
 import asyncio
+import json
 import socket
+import subprocess
+import sys
 import time
 
 import httpx
@@ -137,3 +140,17 @@ def test_a_second_signal_stops_at_once(start_mock):
             process.wait(10)
         assert time.monotonic() - began < 10
         eventually(lambda: mock.stats.in_flight == 0)
+
+
+@pytest.mark.slow
+def test_the_benchmark_finds_no_error_and_no_call_left_behind():
+    few = ["--clients", "8", "--requests", "1", "--latency", "0.05", "--repeats", "1", "--leaving", "6"]
+    command = [sys.executable, "-m", "benchmarks", "serve", "--json", *few]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["failed"] == found["streams"]["failed"] == 0
+    left = found["leaving"]
+    assert left["counted_as_left"] == 6
+    assert left["calls_begun"] == left["calls_answered"] + left["calls_cancelled"] >= 6
+    assert left["calls_in_flight"] == left["calls_begun_afterwards"] == left["places_taken"] == 0

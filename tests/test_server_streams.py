@@ -211,9 +211,10 @@ def test_long_waits_are_bridged_by_comments(monkeypatch, start_mock):
 
 
 def read(answer, field="response", size=1, **options):
-    """A field as it comes, and whether what was given was always the beginning of what followed."""
+    """A field of an answer that comes in pieces."""
     reader = FieldReader(field, **options)
-    return "".join(reader.push(answer[n : n + size]) for n in range(0, len(answer), size))
+    given = [reader.push(answer[n : n + size]) for n in range(0, len(answer), size)]
+    return "".join([*given, reader.push("", is_last=True)])
 
 
 CHAT = "[[ ## reasoning ## ]]\nx\n\n[[ ## response ## ]]\n{}\n\n[[ ## completed ## ]]"
@@ -228,3 +229,14 @@ def test_a_field_is_read_as_it_comes(text, size):
     assert read(f"```json\n{json.dumps({'response': text}, ensure_ascii=False)}\n```", size=size) == text
     assert read(text, size=size, is_plain=True) == text
     assert read(text, size=size) == ""
+
+
+@pytest.mark.parametrize("form", [CHAT, '{{"response": "{}"}}'])
+def test_reading_grows_with_the_answer_and_not_with_its_square(form):
+    def seconds(n):
+        began = time.process_time()
+        assert len(read(form.format("word " * n).replace(" \n", "\n"), size=5)) >= 5 * n - 1
+        return time.process_time() - began
+
+    seconds(100)
+    assert min(seconds(32_000) for _ in range(3)) < 16 * min(seconds(4_000) for _ in range(5))

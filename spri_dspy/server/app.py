@@ -163,6 +163,8 @@ def _invalid(error: Any) -> Refusal:
         return Refusal(400, "the body must be a JSON object, sent as Content-Type: application/json")
     if name in UNSUPPORTED:
         return Refusal(400, f"{name}: {UNSUPPORTED[name]}", "unsupported_value", param=name)
+    if where == ["messages"]:
+        return Refusal(400, "messages must be a list of one message or more", param="messages")
     if name == "messages" and "content" in where:
         said = f"messages[{where[1]}].content must be text or parts of the type text; images, sounds and files are not"
         return Refusal(400, f"{said} supported", "unsupported_value", param="messages")
@@ -206,6 +208,7 @@ def _add_errors(app: FastAPI) -> None:
     from fastapi import Response  # pyright: ignore[reportMissingImports] - the extra [serve]
     from fastapi.exceptions import RequestValidationError  # pyright: ignore[reportMissingImports] - the same
     from starlette.exceptions import HTTPException  # pyright: ignore[reportMissingImports] - the same
+    from starlette.requests import Request  # pyright: ignore[reportMissingImports] - the same
 
     def shown(refusal: Refusal, headers: Any = None) -> Response:
         headers = {"content-type": "application/json", **refusal.headers, **(headers or {})}
@@ -220,8 +223,11 @@ def _add_errors(app: FastAPI) -> None:
         return shown(_invalid(error.errors()[0]))
 
     @app.exception_handler(HTTPException)
-    async def other(_: Any, error: HTTPException) -> Response:
-        return shown(Refusal(error.status_code, str(error.detail)), error.headers)
+    async def other(request: Request, error: HTTPException) -> Response:
+        said = str(error.detail)
+        if error.status_code == 404:
+            said = f"nothing at {request.url.path}; there are {CHAT}, /v1/models, /health and /metrics"
+        return shown(Refusal(error.status_code, said), error.headers)
 
 
 class _Door:

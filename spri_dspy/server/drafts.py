@@ -57,7 +57,8 @@ class Drafts:
             return
         if self._reader is None:
             self._reader = FieldReader(field, is_plain=isinstance(dspy.settings.adapter, ResultTagStyle))
-        piece = self._reader.push(getattr(choices[0].delta, "content", None) or "")
+        content, is_last = getattr(choices[0].delta, "content", None), bool(choices[0].finish_reason)
+        piece = self._reader.push(content or "", is_last=is_last)
         if piece:
             await self._heard(call.stage, piece)
 
@@ -75,45 +76,66 @@ class FieldReader:
 
     def __init__(self, field: str, *, is_plain: bool = False) -> None:
         self._field, self._is_plain = field, is_plain
-        self._header = re.compile(rf"\[\[ ## {re.escape(field)} ## \]\]\s*")
-        self._answer, self._n_given = "", 0
+        self._header = re.compile(rf"\[\[ ## {re.escape(field)} ## \]\]")
+        self._answer = ""  # until the field begins
+        self._held: str | None = None  # of the field, and not given yet
+        self._json: list[str] = []  # the whole answer, where it is JSON
+        self._n_given = self._n_json = self._n_read = 0
+        self._is_over = False
 
-    def push(self, piece: str) -> str:
+    def push(self, piece: str, *, is_last: bool = False) -> str:
         """What of the field's text is new with this piece of the answer."""
-        self._answer += piece
-        text = self._value()
-        new = text[self._n_given :]
-        self._n_given = max(self._n_given, len(text))
-        return new
-
-    def _value(self) -> str:
-        answer = self._answer.rpartition("</think>")[2]
-        if answer.lstrip().startswith("<think"):
+        if self._is_over:
             return ""
-        header = self._header.search(answer)
-        if header:
-            return _whole(_NEXT_HEADER.split(answer[header.end() :], maxsplit=1)[0])
-        if _JSON.match(answer):
-            return _in_json(answer[answer.index("{") :], self._field)
-        return _whole(answer.lstrip()) if self._is_plain else ""
+        if self._held is not None:
+            self._held += piece
+            return self._released()
+        if self._json:
+            return self._of_json(piece, is_last)
+        self._answer += piece
+        start = self._answer.lstrip()
+        if start.startswith("<think"):
+            _, is_thought, start = start.partition("</think>")
+            if not is_thought:
+                return ""
+            self._answer = start
+        header = self._header.search(start)
+        if header or (self._is_plain and start and not "<think".startswith(start)):
+            self._held, self._answer = start[header.end() :] if header else start, ""
+            return self._released()
+        return self._of_json(start[start.index("{") :], is_last) if _JSON.match(start) else ""
+
+    def _released(self) -> str:
+        """What no header can begin in any more, and no white space in front of one."""
+        held = (self._held or "").lstrip() if not self._n_given else self._held or ""
+        text, *rest = _NEXT_HEADER.split(held, maxsplit=1)
+        if rest:
+            self._is_over = True
+        else:
+            tail = _TAIL.search(held, max(0, len(held) - _LONGEST_TAIL))
+            text = held[: tail.start()] if tail else held
+        self._held = held[len(text) :]
+        self._n_given += len(text)
+        return text
+
+    def _of_json(self, piece: str, is_last: bool) -> str:
+        """New text of the field in an object that has no end yet; a long one is not read anew for every piece."""
+        self._json.append(piece)
+        self._n_json += len(piece)
+        if self._n_json < self._n_read * 1.02 and not is_last:
+            return ""
+        self._n_read = self._n_json
+        raw = "".join(self._json).encode("utf-8", "replace")
+        try:
+            value = jiter.from_json(raw, partial_mode="trailing-strings").get(self._field)
+        except ValueError:  # in the middle of a name or an escape, or behind the object's end
+            return ""
+        new = value[self._n_given :] if isinstance(value, str) else ""
+        self._n_given += len(new)
+        return new
 
 
 _NEXT_HEADER = re.compile(r"\s*\[\[ ## \w+ ## \]\]")
 _JSON = re.compile(r"\s*(?:```(?:json)?\s*)?\{")
 _TAIL = re.compile(r"\s*(?:\[(?:\[[^\]\n]{0,60}\]?)?)?\Z")
 _LONGEST_TAIL = 100
-
-
-def _whole(text: str) -> str:
-    """The text without what may yet turn out to be a header, or white space in front of one."""
-    tail = _TAIL.search(text[-_LONGEST_TAIL:])
-    return text[: len(text) - len(tail[0])] if tail else text
-
-
-def _in_json(answer: str, field: str) -> str:
-    try:
-        found = jiter.from_json(answer.encode("utf-8", "replace"), partial_mode="trailing-strings")
-    except ValueError:  # in the middle of a name or an escape, or behind the object's end
-        return ""
-    value = found.get(field)
-    return value if isinstance(value, str) else ""

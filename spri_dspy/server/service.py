@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import count
 from typing import Any
@@ -39,6 +39,9 @@ CLIENT_LEFT = 499
 
 STAND_IN = "offline-stand-in"
 """The system fingerprint where no language model answers."""
+
+SECONDS_FOR_A_REFUSAL = 5.0
+"""How long a client is waited for that does not take the error it is sent."""
 
 LONGEST_RETRY_AFTER = 60
 """Seconds that a client is asked to wait at most."""
@@ -116,6 +119,8 @@ class Service:
         if not turns or asked.messages[turns[-1]].role != "user":
             raise Refusal(400, "the last turn must be a user's: it is the task's input", param="messages")
         text, inputs = asked.messages[turns[-1]].text, asked.spri.inputs
+        if not text.strip() and self.task.text_input not in inputs:
+            raise Refusal(400, "the last user message is empty: it is the task's input", param="messages")
         others = [name for name in self.task.inputs if name != self.task.text_input]
         left_out = turns[:-1]
         if others and inputs:
@@ -174,7 +179,9 @@ class Service:
                 return CLIENT_LEFT
             refusal = self._refusal_of(work, reply.id)
             if refusal is not None:
-                await reply.refuse(refusal)
+                with suppress(TimeoutError):  # a client that reads nothing must not hold its place for good
+                    async with asyncio.timeout(SECONDS_FOR_A_REFUSAL):
+                        await reply.refuse(refusal)
             return refusal.status if refusal else 200
         finally:
             work.cancel()
