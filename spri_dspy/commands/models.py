@@ -1,14 +1,19 @@
-"""What `spri models` finds: GGUF files in this folder, where `SPRI_MODELS` says, and where other programs keep theirs.
+"""What `spri models` finds: GGUF files on this machine, each with the LM string to type.
 
-It reads headers and starts nothing.
+It looks into the present folder and its `.models`, the folders that the environment variable SPRI_MODELS names, and
+where other programs keep theirs: the Hugging Face cache, llama.cpp's cache, LM Studio and Ollama. It reads headers and
+starts nothing.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +42,22 @@ class Found:
         path: as it would be typed here.
         model: its header, None if it cannot be used.
         problem: why it cannot be used.
+        name: what another program calls it whose files have no names, such as "smollm2:135m of Ollama".
     """
 
     path: Path
     model: GGUF | None
     problem: str | None = None
+    name: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The file and what its header says, as plain JSON types."""
-        about: dict[str, Any] = {"path": str(self.path), "lm": f"gguf/{self.path}", "problem": self.problem}
+        about: dict[str, Any] = {
+            "path": str(self.path),
+            "lm": f"gguf/{self.path}",
+            "name": self.name,
+            "problem": self.problem,
+        }
         if self.model is not None:
             names = ("size", "architecture", "parameters", "quantisation", "context_tokens")
             about |= {name: getattr(self.model, name) for name in names}
@@ -53,8 +65,9 @@ class Found:
 
     def line(self) -> str:
         """The same for people: what to type, then what it is."""
+        name = f"{self.name}: " if self.name else ""
         if self.model is None or self.problem:
-            return f"{self.path}  cannot be used: {self.problem}"
+            return f"{self.path}  {name}cannot be used: {self.problem}"
         context = f"{self.model.context_tokens:,} tokens" if self.model.context_tokens else "context unknown"
         about = (
             f"{_rounded(self.model.size, ('B', 'kB', 'MB', 'GB', 'TB'))}",
@@ -63,27 +76,47 @@ class Found:
             context,
             self.model.architecture,
         )
-        return f"gguf/{self.path}  {', '.join(about)}"
+        return f"gguf/{self.path}  {name}{', '.join(about)}"
 
 
 def find_models(folders: Sequence[tuple[Path, bool]] | None = None) -> Iterator[Found]:
     """The GGUF files of these folders, each once; of a model in several files the first.
 
     Args:
-        folders: each with whether its subfolders are looked into; `places()` by default.
+        folders: each with whether its subfolders are looked into; `places()` by default, and Ollama's models.
     """
     seen = set[Path]()
-    for folder, is_deep in folders or places():
-        for path in sorted(folder.rglob("*.gguf") if is_deep else folder.glob("*.gguf")):
-            if _LATER_PART.search(path.name) or path.resolve() in seen or not path.is_file():
-                continue
-            seen.add(path.resolve())
-            try:
-                model = read_gguf(path)
-            except DataError as error:
-                yield Found(path, None, str(error))
-            else:
-                yield Found(path, model, model.unfit)
+    for path, name in chain(_files(folders or places()), () if folders else ollama_models()):
+        if _LATER_PART.search(path.name) or path.resolve() in seen or not path.is_file():
+            continue
+        seen.add(path.resolve())
+        try:
+            model = read_gguf(path)
+        except DataError as error:
+            yield Found(path, None, str(error), name)
+        else:
+            yield Found(path, model, model.unfit, name)
+
+
+def _files(folders: Sequence[tuple[Path, bool]]) -> Iterator[tuple[Path, None]]:
+    for folder, is_deep in folders:
+        for path in sorted(folder.rglob("*") if is_deep else folder.glob("*")):
+            if path.suffix.lower() == ".gguf":
+                yield path, None
+
+
+def ollama_models() -> Iterator[tuple[Path, str]]:
+    """Ollama's files, named by hashes, with the names that its manifests give them; what is no manifest is passed over.
+
+    `OLLAMA_MODELS` says where they are, as it does for Ollama.
+    """
+    folder = Path(os.environ.get("OLLAMA_MODELS") or Path.home() / ".ollama/models")
+    for path in sorted((folder / "manifests").rglob("*")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            for layer in json.loads(path.read_bytes())["layers"] if path.is_file() else ():
+                if layer["mediaType"] == "application/vnd.ollama.image.model":
+                    blob = folder / "blobs" / layer["digest"].replace(":", "-")
+                    yield blob, f"{path.parent.name}:{path.name} of Ollama"
 
 
 def places() -> list[tuple[Path, bool]]:
