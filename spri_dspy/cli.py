@@ -92,6 +92,7 @@ def run(
     deadline: options.Deadline = None,
     executor: options.ExecutorName = "local",
     workers: options.Workers = None,
+    track: options.Track = None,
     json_out: options.Json = False,
     dry_run: options.DryRun = False,
     fresh: options.Fresh = False,
@@ -102,6 +103,7 @@ def run(
     from spri_dspy.commands import run as command
     from spri_dspy.commands.ending import execute_watched
     from spri_dspy.commands.execution import Execution, budget_of
+    from spri_dspy.integrations.mlflow import tracked, tracker_of
     from spri_dspy.report import figures, terminal
 
     silence_dspy()
@@ -138,8 +140,9 @@ def run(
     how.check(plan.lms.values())
     if dry_run:
         return _print_forecast(plan.forecast(), json_out)
-    with plan.open(run_dir, fresh=fresh) as directory:
-        ended = execute_watched(plan, directory, how, by_call=text is not None)
+    tracker = tracker_of(track)
+    with plan.open(run_dir, fresh=fresh) as directory, tracked(tracker, directory):
+        ended = execute_watched(plan, directory, how, by_call=text is not None, tracker=tracker)
     if json_out:
         for record in plan.records(directory):
             print_json(record.to_json())
@@ -161,6 +164,7 @@ def judge(
     max_calls: options.MaxCalls = None,
     max_tokens: options.MaxTokens = None,
     max_usd: options.MaxUsd = None,
+    track: options.Track = None,
     json_out: options.Json = False,
     dry_run: options.DryRun = False,
     fresh: options.Fresh = False,
@@ -171,6 +175,7 @@ def judge(
     from spri_dspy.commands import judge as command
     from spri_dspy.commands.ending import execute_watched
     from spri_dspy.commands.execution import Execution, budget_of
+    from spri_dspy.integrations.mlflow import tracked, tracker_of
 
     silence_dspy()
     request = command.JudgeRequest(
@@ -195,8 +200,9 @@ def judge(
     how.check(plan.lms)
     if dry_run:
         return _print_forecast(plan.forecast(), json_out)
-    with plan.open(fresh=fresh) as directory:
-        ended = execute_watched(plan, directory, how)
+    tracker = tracker_of(track)
+    with plan.open(fresh=fresh) as directory, tracked(tracker, directory):
+        ended = execute_watched(plan, directory, how, tracker=tracker)
     _print_figures(directory, json_out, plan.about(directory))
     say(*plan.notes())
     _end(ended, plan.next_commands(directory))
@@ -252,6 +258,7 @@ def tune(
     max_tokens: options.TuneTokens = None,
     max_usd: options.TuneUsd = None,
     allow_leak: options.TuneLeak = False,
+    track: options.Track = None,
     json_out: options.Json = False,
     dry_run: options.DryRun = False,
     fresh: options.Fresh = False,
@@ -259,6 +266,7 @@ def tune(
     """Tune a program's seeds or wordings by a recipe. The same command again goes on where it stopped."""
     from spri_dspy.commands import tune as command
     from spri_dspy.commands.recipe import change, read
+    from spri_dspy.integrations.mlflow import tracked, tracker_of
     from spri_dspy.progress import Progress
     from spri_dspy.report import tuning as report
     from spri_dspy.runs import RunDir
@@ -276,7 +284,11 @@ def tune(
     plan = command.plan(asked, allow_leak=allow_leak)
     if dry_run:
         return _print_forecast(plan.forecast(), json_out)
-    with Progress(None, what="rollouts", prices=plan.prices) as progress:
+    tracker = tracker_of(track)
+    with (
+        tracked(tracker, plan.folder),
+        Progress(None, what="rollouts", prices=plan.prices) as progress,
+    ):
         tuned = plan.execute(fresh=fresh, on_record=progress.add, on_phase=progress.describe)
     directory = RunDir.read(plan.folder)
     if json_out:

@@ -45,6 +45,10 @@ RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Run failed ex
 KeepCalls = Annotated[
     bool, typer.Option("--keep-calls", help="Keep prompt and answer of every call, for spri show --calls.")
 ]
+Track = Annotated[
+    str | None,
+    typer.Option(metavar="mlflow[:URI]", help="Log parameters, figures, tables and traces to MLflow too."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable results on stdout.")]
 
 TaskName = Annotated[str, typer.Argument(help="reappraisal, rubrics, sft, or path/to/file.py:NAME")]

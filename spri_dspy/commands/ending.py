@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from spri_dspy.bulk import Summary
 from spri_dspy.commands.execution import Execution
 from spri_dspy.progress import Progress, Totals
+from spri_dspy.records import Record
 from spri_dspy.runs import RunDir
 
 
@@ -40,12 +41,38 @@ class Ending:
             yield f"{self.failed:,} failed; the same command with --retry-errors tries these once more"
 
 
-def execute_watched(plan: Any, directory: RunDir, how: Execution, *, by_call: bool = False) -> Ending:
+class Watcher(Protocol):
+    """Whoever is told of each call and each record beside the progress bar, such as a tracker."""
+
+    def on_call(self, call: Mapping[str, Any]) -> None:
+        """Take a call that ended."""
+        ...
+
+    def on_record(self, record: Record) -> None:
+        """Take an example that ended."""
+        ...
+
+
+def execute_watched(
+    plan: Any, directory: RunDir, how: Execution, *, by_call: bool = False, tracker: Watcher | None = None
+) -> Ending:
     """Execute a run's or a judge's plan, with its progress on stderr; of small work, a line a call."""
     finished = directory.finished(retry_errors=how.retry_errors)
     with Progress(plan.total, done=min(len(finished), plan.total), prices=plan.prices) as progress:
-        told = progress.tell_call if by_call else None
-        summary = plan.execute(directory, how, on_record=progress.add, on_call=told)
+
+        def on_record(record: Record) -> None:
+            progress.add(record)
+            if tracker is not None:
+                tracker.on_record(record)
+
+        def on_call(call: dict[str, Any]) -> None:
+            if by_call:
+                progress.tell_call(call)
+            if tracker is not None:
+                tracker.on_call(call)
+
+        told = on_call if by_call or tracker is not None else None
+        summary = plan.execute(directory, how, on_record=on_record, on_call=told)
     failed = len(directory.finished() - directory.finished(retry_errors=True))
     return Ending(summary, progress.totals, failed)
 
