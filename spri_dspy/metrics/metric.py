@@ -59,7 +59,7 @@ GOOD = 0.75
 _JUDGED_AT_ONCE = 16
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Metric:
     """One number about a set of examples; larger is better. Calling it rates one example, as DSPy does.
 
@@ -254,6 +254,10 @@ class Metric:
     ) -> Comparison:
         """How much the metric of `a` exceeds that of `b` on the examples they share; see `comparison.compare`."""
         return compare(self._statistic, a, b, macro=self._is_macro, rng=rng)
+
+    def __repr__(self) -> str:
+        parts = {"judge": getattr(self.judge, "version", None), "label": self.label}
+        return f"Metric({self.name!r}, {self.kind!r}{''.join(f', {k}={v!r}' for k, v in parts.items() if v)})"
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -133,6 +133,8 @@ def _remedy(name: str, split: str) -> str:
 @contextmanager
 def _without_chatter() -> Iterator[None]:
     """Keep the hub's client from logging every retry: what matters comes as an error. Not so with --verbose."""
+    import datasets  # noqa: F401  (its import sets the levels, and so stands before what is set here)
+
     loggers = [logging.getLogger(name) for name in ("huggingface_hub", "datasets")]
     levels = [logger.level for logger in loggers]
     try:

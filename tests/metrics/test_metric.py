@@ -298,3 +298,9 @@ def test_a_rubric_judge_sees_the_data_s_answer_and_either_rubric():
 def test_a_generic_judge_sees_all_inputs_as_the_instruction():
     shown = judge_inputs(load_judge("generic"), {"post": "p", "aim": "a"}, {"response": "r"}, {})
     assert shown == {"instruction": "post:\np\n\naim:\na", "answer": "r"}
+
+
+def test_a_metric_is_shown_in_one_line():
+    said = repr(load_metric("score", judge="offline"))
+    assert said.startswith("Metric('score', 'mean', judge='generic/") and len(said) < 80
+    assert repr(load_metric("pearson")) == "Metric('pearson', 'pearson', label='human_score')"
