@@ -24,15 +24,14 @@ from benchmarks.recordings import (
     trace_critiques,
 )
 from benchmarks.sections import Section, difference, interval, number, value
+from spri_dspy.metrics.agreement import agreement
 from spri_dspy.metrics.comparison import Comparison, compare
-from spri_dspy.metrics.krippendorff import krippendorff_alpha
-from spri_dspy.metrics.ranks import spearman
-from spri_dspy.metrics.set_level import Statistic, macro, mae, pearson
+from spri_dspy.metrics.rated import AgreeSettings, Item, Ratings
+from spri_dspy.metrics.set_level import macro, pearson
 from spri_dspy.parsing import read_score
 from spri_dspy.records import Estimate, Score
 
 _EXPERT_FIELDS = {"alignment": "alignment_with_standards", "empathy": "empathy"}
-_AGREEMENT: tuple[Statistic, ...] = (pearson, spearman, mae)
 
 
 class Panel(NamedTuple):
@@ -194,15 +193,15 @@ def _add_agreement(
     section: Section, measure: str, who: str, scores: Sequence[Score], resamples: int, seed: int
 ) -> None:
     """One line on how values and labels agree."""
-    ratings = [[s.value for s in scores], [s.label for s in scores]]
-    posts = [s.cluster or s.id for s in scores]
-    alpha = krippendorff_alpha(ratings, clusters=posts, resamples=resamples, rng=random.Random(seed))
-    found = {m.name: m(scores, resamples=resamples, rng=random.Random(seed)) for m in _AGREEMENT}
-    cells = [interval(e, 2) for e in (found["pearson"], found["spearman"], alpha, found["mae"])]
-    section.rows.append((measure, who, str(found["pearson"].n), *cells))
+    items = tuple(Item(s.id, s.value, (s.label,), cluster=s.cluster or s.id) for s in scores)
+    settings = AgreeSettings(resamples=resamples, seed=seed)
+    found = agreement([Ratings(who, items, ("label",))], settings=settings).judges[0]
+    figures = found.figures
+    shown = (figures["pearson"], figures["spearman"], found.alpha.judge, figures["mae"])
+    section.rows.append((measure, who, str(figures["pearson"].n), *(interval(e, 2) for e in shown)))
     section.results.append(
-        {"measure": measure, "who": who, "krippendorff_alpha": alpha.to_json()}
-        | {name: e.to_json() for name, e in found.items()}
+        {"measure": measure, "who": who, "krippendorff_alpha": found.alpha.judge.to_json()}
+        | {name: e.to_json() for name, e in figures.items()}
     )
 
 
