@@ -1,6 +1,7 @@
 """Shared set-up: servers as fixtures, no keys in the environment, and no network beyond this machine."""
 
 import asyncio
+import signal
 import socket
 
 import pytest
@@ -8,6 +9,9 @@ import pytest
 from spri_dspy.lms.spec import KEY_NAMES
 
 pytest_plugins = ["tests.servers.fixtures"]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts `pytest &` so, and Ctrl-C is tested
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
 
