@@ -73,9 +73,8 @@ def create_app(
     app = FastAPI(title="spri", docs_url=None, redoc_url=None)
     app.state.service, app.state.token = service, token
     app.add_middleware(_Door, service=service, token=token)
-    if (
-        origins
-    ):  # around the door: a browser asks first without its token, and has to be able to read a refusal
+    # Around the door: a browser asks first without its token, and has to be able to read a refusal.
+    if origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(origins),
