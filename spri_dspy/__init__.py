@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from spri_dspy.predict import RolePredict
     from spri_dspy.program import SPRI, load_program
     from spri_dspy.records import Estimate, Record, Round, Score, Usage, Verdict
+    from spri_dspy.report.html import write_report
     from spri_dspy.runs import RunDir
     from spri_dspy.systems import load_system
     from spri_dspy.tasks import Example, Task, load_task
@@ -90,6 +91,7 @@ _HOME = {
     "read_score": "parsing",
     "run_bulk": "bulk",
     "tune": "tuning",
+    "write_report": "report.html",
 }
 
 __version__ = "0.1.0"
@@ -134,6 +136,7 @@ __all__ = [  # noqa: RUF022 - sorted as a menu, case-sensitively
     "read_score",
     "run_bulk",
     "tune",
+    "write_report",
 ]
 
 

@@ -1,4 +1,4 @@
-"""The command line: spri run | judge | agree | tune | ls | show | export | serve | models | doctor.
+"""The command line: spri run | judge | agree | tune | ls | show | report | export | serve | models | doctor.
 
 It parses arguments, prints (results on stdout, all else on stderr), and exits. Exit codes: 0 done, 1 some examples
 failed, 2 wrong input, 3 something missing outside (a key, a server, an extra), 4 a budget is spent, 130 interrupted;
@@ -351,6 +351,29 @@ def show(
     kept = run_dir / CALLS
     if kept.is_file() and kept.stat().st_size:
         say(f"next: spri show {shlex.quote(str(run_dir))} {shlex.quote(record.id)} --calls")
+
+
+@app.command()
+def report(
+    run_dirs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run directories; the first is compared with.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: report.html in the first run.")
+    ] = None,
+    whole: Annotated[
+        bool, typer.Option("--all", help="Every example and whole texts, whatever the file weighs.")
+    ] = False,
+    open_it: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+    json_out: options.Json = False,
+) -> None:
+    """Write runs as one HTML file: figures, every example with its trace, comparison, agreement with people, tuning."""
+    from spri_dspy.report.html import write_report
+
+    written = write_report(run_dirs, out, whole=whole)
+    print_json(written.to_json()) if json_out else print_lines(written.lines())
+    if open_it and typer.launch(str(written.path.resolve())):
+        say(f"no browser was found; open {written.path} in one")
 
 
 @app.command()

@@ -52,6 +52,7 @@ PUBLIC = [
     "read_score",
     "run_bulk",
     "tune",
+    "write_report",
 ]
 
 
