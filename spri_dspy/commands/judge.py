@@ -178,7 +178,7 @@ class JudgePlan:
 
     def next_commands(self, directory: RunDir) -> list[str]:
         """What to do with the judged run next, a command each."""
-        return show_command(directory)
+        return [*show_command(directory), f"spri report {shlex.quote(str(self.run.path))}"]
 
 
 def plan(request: JudgeRequest) -> JudgePlan:

@@ -225,7 +225,11 @@ class TunePlan:
     def next_commands(self) -> list[str]:
         """What to do with the tuned program, a command each."""
         folder, program = (shlex.quote(str(path)) for path in (self.folder, self.folder / PROGRAM))
-        return [f"spri show {folder}", f"spri run {self.task.name} --program {program}"]
+        return [
+            f"spri show {folder}",
+            f"spri report {folder}",
+            f"spri run {self.task.name} --program {program}",
+        ]
 
 
 _OFFLINE = "offline stand-in: these figures say nothing about quality"

@@ -217,6 +217,7 @@ def test_messages_lose_private_addresses(text, shown):
     assert Cleaner().message(text) == shown
 
 
+@pytest.mark.slow
 def test_two_thousand_examples_stay_below_ten_megabytes(tmp_path):
     _, data, written = report(parts.large_run(tmp_path / "a", 2000))
     assert written.bytes < 10_000_000 and len(data["runs"][0]["examples"]) == 2000
