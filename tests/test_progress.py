@@ -143,7 +143,7 @@ def test_terminal_shows_phases_of_a_tuning_and_how_long_it_goes(tmp_path):
     last = r"test: \d+ rollouts; [\d,]+ calls \([\d.]+/s\), [\d.,kM]+ tokens, \$0\.00 +0:00:\d\d"
     assert re.fullmatch(last, pieces[-1].strip()), pieces[-1]
     lines = on_screen(written)
-    assert lines[-3:-1] == [
+    assert lines[-4:-1] == [
         "spri: next: spri show tuned",
         "spri: next: spri report tuned",
         "spri: next: spri run reappraisal --program tuned/program.json",

@@ -60,7 +60,7 @@ def agreement_of(
         cleaner: makes ids and groups fit to be shown.
     """
     clean = cleaner or Cleaner()
-    pairs = [(s, float(s.value), float(s.label)) for s in scores if _is_pair(s)]
+    pairs = [(s, float(s.value or 0), float(s.label or 0)) for s in scores if _is_pair(s)]
     if not pairs:
         return None
     values, labels = [value for _, value, _ in pairs], [label for _, _, label in pairs]
