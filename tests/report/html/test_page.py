@@ -120,6 +120,17 @@ def test_comparison_pairs_corrects_and_lists_differences(tmp_path):
     assert "q5 south alignment 5.0 1.0 −4.0" in said
 
 
+def test_p_values_are_corrected_for_their_number(tmp_path):
+    names = [f"q{n}" for n in range(6)]
+    runs = [parts.run_of(tmp_path / name, [parts.answered(q) for q in names]) for name in "ab"]
+    for more, run in enumerate(runs):
+        scores = {q: {"alignment": n % 3 + more, "empathy": n % 2} for n, q in enumerate(names)}
+        parts.judge_run(run, scores, {"alignment": "scale", "empathy": "scale"})
+    said = visible(report(*runs)[0])
+    # Six differences of one sign: 2 of 64 swaps are as extreme; the other test has p = 1.
+    assert re.search(r"b alignment mean 1\.00 1\.00 to 1\.00 .* 0\.031 0\.062 6 b empathy", said)
+
+
 def test_different_judges_are_not_compared(tmp_path):
     one = parts.small_run(tmp_path / "a")
     two = parts.small_run(tmp_path / "b", judged=False)
