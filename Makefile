@@ -7,6 +7,7 @@
 #   make test-serve the tests of the endpoint, with its clients
 #   make test-browser  the tests of the HTML report in Chromium, which must be there (apt-get install chromium)
 #   make test-integrations  the tests inside other tools, in environments of their own
+#   make docs       the documentation, into site/
 #   make check      formatting, lint, types, import layers
 #   make wheel      build the wheel, install it in an empty place, use it there
 
@@ -24,7 +25,7 @@ HERE := not live and not gpu
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-lm test test-ray test-serve test-browser test-integrations check wheel
+.PHONY: help demo demo-lm test test-ray test-serve test-browser test-integrations docs check wheel
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -51,6 +52,11 @@ $(VENV)/.serve-ok: $(VENV)/.ok
 $(VENV)/.browser-ok: $(VENV)/.ok
 	@echo "adding Playwright and axe to $(VENV)" >&2
 	@$(PIP) install -c constraints.txt -e '.[test-browser]'
+	@touch $@
+
+$(VENV)/.docs-ok: $(VENV)/.ok
+	@echo "adding mkdocs to $(VENV)" >&2
+	@$(PIP) install -c constraints.txt -e '.[docs]'
 	@touch $@
 
 demo: $(VENV)/.ok
@@ -100,6 +106,11 @@ test-serve: $(VENV)/.serve-ok
 
 test-integrations: .venv-integrations/.ok
 	@.venv-integrations/bin/python -m pytest -q -m "$(HERE)" tests/integrations
+
+# No mkdocs of its own: the pages' blocks are run by `make test`. The variable silences advertising.
+docs: $(VENV)/.docs-ok
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open site/index.html"
 
 check: $(VENV)/.ok
 	@$(BIN)/ruff format --check .

@@ -54,8 +54,9 @@ class CritiqueRefine(dspy.Module):
     """Draft a candidate, have it judged, refine it by the feedback, until the gate or the last round.
 
     Args:
-        generate, critique, refine: signatures. `generate` and `refine` have one output field each; `critique`
-            takes the candidate under `generate`'s output name and returns `feedback` and `score`.
+        generate: the signature of a draft; it has one output field.
+        critique: takes the candidate under `generate`'s output name and returns `feedback` and `score`.
+        refine: takes the candidate and the feedback; it has the output field of `generate`.
         accept_at: the score that ends the loop, 1 to 5. 6 can never be reached: every round is used.
         max_critiques: critiques of different candidates, at least 1; refinements are at most one fewer.
         keep: "best" returns the highest-scored candidate (the latest of equals), "last" the last one.
