@@ -302,6 +302,12 @@ function show(id, from) {
   $("example-title").focus();
 }
 
+// At once, and not when the browser says that it closed: by then the reader may be elsewhere.
+function closeExample() {
+  $("example").close();
+  if (state.back && state.back.isConnected) state.back.focus();
+}
+
 function step(by) {
   const place = state.rows.findIndex((example) => example.id === state.open);
   const next = state.rows[place + by];
@@ -329,6 +335,7 @@ function onKey(event) {
   if ($("example").open) {
     if (event.key === "ArrowLeft") step(-1);
     else if (event.key === "ArrowRight") step(1);
+    else if (event.key === "Escape") closeExample();
     else return;
   } else if (event.key === "/" && !typing) $("search").focus();
   else if (event.key === "Escape" && document.activeElement === $("search")) { $("search").value = ""; refresh(); }
@@ -367,10 +374,10 @@ async function begin() {
   for (const id of ["search", "group", "stop", "state", "criterion", "from", "to"]) $(id).addEventListener("input", refresh);
   $("filters").addEventListener("submit", (event) => event.preventDefault());
   $("more").addEventListener("click", () => { state.shown += PAGE_SIZE; draw(); });
-  $("close").addEventListener("click", () => $("example").close());
+  $("close").addEventListener("click", closeExample);
+  $("example").addEventListener("cancel", closeExample);
   $("before").addEventListener("click", () => step(-1));
   $("after").addEventListener("click", () => step(1));
-  $("example").addEventListener("close", () => { if (state.back && state.back.isConnected) state.back.focus(); });
   document.addEventListener("keydown", onKey);
   for (const button of document.querySelectorAll("[data-open]"))
     button.addEventListener("click", () => show(button.dataset.open, button));
