@@ -7,6 +7,8 @@ can).
 
 import ast
 import importlib
+import importlib.util
+import json
 import linecache
 import re
 import runpy
@@ -33,6 +35,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 KEYS = {"OPENAI_API_KEY": "sk-made-up-for-the-docs", "ANTHROPIC_API_KEY": "sk-made-up-for-the-docs"}
 FORECASTS = ("run", "judge", "tune")
 """Commands that say with --dry-run what they would do, and so check everything but the answer of an LM."""
+
+EXTRAS = {"serve": "fastapi"}
+"""Extras whose blocks run where they are installed, by a package that they bring."""
 
 OTHER_TOOLS = ("cd", "curl", "export", "git", "hf", "inspect", "mkdir", "mlflow", "ollama", "ray", "vllm")
 """Commands of others, which are not run."""
@@ -89,7 +94,13 @@ class Session:
         """Do what a block says; a block of a kind that nothing is known of fails."""
         if block.is_file:
             return self.write(block)
-        kinds = {"bash": self.commands, "python": self.python, "toml": self.toml, "text": self.output}
+        kinds = {
+            "bash": self.commands,
+            "python": self.python,
+            "json": self.json,
+            "toml": self.toml,
+            "text": self.output,
+        }
         assert block.kind in kinds, f"{block.place}: nothing is known of {block.kind} blocks"
         with patch.dict("os.environ", KEYS if block.needs else {}):
             return kinds[block.kind](block)
@@ -103,6 +114,10 @@ class Session:
             check_names(block)
         if path.suffix == ".toml" and "[optimizer]" in block.text:
             read(path)
+
+    def json(self, block):
+        """One data row."""
+        json.loads(block.text)
 
     def toml(self, block):
         """A part of a file."""
@@ -120,13 +135,18 @@ class Session:
     def python(self, block):
         check_names(block)
         code = compile(block.text, block.place, "exec")
-        if block.needs:
+        if block.needs and not self.has(block.title):
             return
         lines = block.text.splitlines(keepends=True)
         linecache.cache[block.place] = (len(block.text), None, lines, block.place)
         exec(code, self.names)
         said = self.capsys.readouterr()
         self.said = said.out + said.err
+
+    def has(self, title):
+        """Whether what a block needs is here: an extra's package may be installed."""
+        package = EXTRAS.get(title.removeprefix("needs the extra "))
+        return package is not None and importlib.util.find_spec(package) is not None
 
     def commands(self, block):
         self.said = ""
@@ -143,7 +163,7 @@ class Session:
             assert code == 0, f"{block.place}: {shlex.join(words)}\n{err}"
             self.said += out + err
         elif tool == "spri":
-            check_options(rest, block.place)
+            check_options(rest, block)
         elif words[:3] == ["python", "-m", "benchmarks"]:
             self.benchmark(rest[2:], block)
         elif tool == "python" and rest[0].endswith(".py"):
@@ -177,9 +197,11 @@ class Session:
             self.said += self.capsys.readouterr().out
 
 
-def check_options(words, place):
-    """The command takes these options; of those that have a forecast, everything is checked that needs no answer."""
-    if words[0] in FORECASTS and (words[0] != "judge" or Path(words[1]).exists()):
+def check_options(words, block):
+    """The command takes these options; where a key or a server is all it lacks, its forecast checks the rest."""
+    place, lacks = block.place, block.title.removeprefix("needs ")
+    has_run = words[0] != "judge" or Path(words[1]).exists()
+    if words[0] in FORECASTS and lacks in ("a key", "a server") and has_run:
         code, _, err = command(*words, "--dry-run")
         assert code == 0, f"{place}: spri {shlex.join(words)}\n{err}"
         return
@@ -189,14 +211,23 @@ def check_options(words, place):
     root.commands[words[0]].make_context(words[0], words[1:], parent=context)
 
 
+def names_in(module):
+    """The names of a module; of one whose tool is not installed here, those that its source defines."""
+    try:
+        return dir(importlib.import_module(module))
+    except spri_dspy.PrerequisiteError:
+        tree = ast.parse(ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text("utf-8"))
+        return [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+
+
 def check_names(block):
     """What is imported of ours exists, and so does every spri.NAME."""
     tree = ast.parse(block.text)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("spri_dspy"):
-            module = importlib.import_module(node.module)
+            known = names_in(node.module)
             for alias in node.names:
-                assert hasattr(module, alias.name), f"{block.place}: {node.module} has no {alias.name}"
+                assert alias.name in known, f"{block.place}: {node.module} has no {alias.name}"
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "spri":
             known = (*spri_dspy.__all__, "lms", "tasks", "judges", "metrics", "tuning", "__version__")
             assert node.attr in known, f"{block.place}: spri has no {node.attr}"
