@@ -225,6 +225,9 @@ def agree(
     level: options.AlphaLevel = None,
     resamples: options.Resamples = 1000,
     seed: options.Seed = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write them as one HTML file too.")
+    ] = None,
     json_out: options.Json = False,
 ) -> None:
     """Say how well judges agree with people: correlations, kappa, alpha, order bias, calibration, the Alt-Test."""
@@ -244,6 +247,11 @@ def agree(
         settings=command.AgreeSettings(resamples=resamples, seed=seed, epsilon=epsilon, level=level),
     )
     print_json(found.to_json()) if json_out else print_lines(report.lines(found))
+    if out is not None:
+        from spri_dspy.report.html import write_agreement
+
+        written = write_agreement(found, out)
+        print_lines([] if json_out else ["", *written.lines()])
 
 
 @app.command()

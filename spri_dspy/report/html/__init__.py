@@ -16,8 +16,9 @@ from typing import Any
 
 from spri_dspy.durable import write_whole
 from spri_dspy.errors import UsageError
+from spri_dspy.metrics.agreement import Agreement
 from spri_dspy.report.html.subject import Subject, Summary, scored_rows, subjects_of, summarise
-from spri_dspy.report.html.texts import Store
+from spri_dspy.report.html.texts import Cleaner, Store
 
 MOST_EXAMPLES = 2_000
 """Examples that a page holds, of all its runs together, unless it is asked for all."""
@@ -87,9 +88,47 @@ def write_report(
         raise UsageError("name a run directory")
     subjects = subjects_of(named)
     place = Path(path) if path is not None else Path(named[0]) / "report.html"
+    _check(place)
+    text, shown, of = _page(subjects, whole)
+    return _written(place, text, shown, of)
+
+
+def write_agreement(found: Agreement, path: str | Path) -> Written:
+    """Write what `spri.agree` found as one HTML file: every table, and of each judge a scatter, confusion, calibration.
+
+    Args:
+        found: of one judge or several.
+        path: the file.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    from spri_dspy.report.agreement import parts
+    from spri_dspy.report.html.agreement import agreement_of
+    from spri_dspy.report.html.page import render
+
+    _check(place := Path(path))
+    clean = Cleaner()
+    tables = [
+        {
+            "title": part.title,
+            "rows": [[clean.text(cell) for cell in row] for row in part.rows],
+            "notes": [clean.text(note) for note in part.notes],
+        }
+        for part in parts(found)
+    ]
+    judges = [agreement_of(clean.text(j.name), j.ratings.scores(), clean) for j in found.judges]
+    shown = {"parts": tables, "judges": [judge for judge in judges if judge]}
+    view = {"title": f"Agreement with people · {_TITLE}", "runs": [], "compare": None, "sampled": []}
+    return _written(place, render(view | {"agree": shown}, {"runs": [], "texts": []}), {}, {})
+
+
+def _check(place: Path) -> None:
     if place.is_dir():
         raise UsageError(f"{place} is a folder; name a file, such as {place / 'report.html'}")
-    text, shown, of = _page(subjects, whole)
+
+
+def _written(place: Path, text: str, shown: Mapping[str, int], of: Mapping[str, int]) -> Written:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         write_whole(place, text)

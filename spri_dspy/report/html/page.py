@@ -43,7 +43,13 @@ def render(view: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     return (
         _template()
         .render(
-            view=view, data=text, packed=packed, script=script, style=style, policy=policy, end_classes=_ENDS
+            view={"agree": None, **view},
+            data=text,
+            packed=packed,
+            script=script,
+            style=style,
+            policy=policy,
+            end_classes=_ENDS,
         )
         .encode("utf-8", "replace")
         .decode()

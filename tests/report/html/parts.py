@@ -3,6 +3,7 @@
 import json
 import random
 
+import spri_dspy as spri
 from spri_dspy.records import Failure, Record, Round, Usage, Verdict
 from spri_dspy.runs import RunDir
 
@@ -254,3 +255,21 @@ def tuning_report():
         "costs": {"calls": 1234, "input_tokens": 9000, "output_tokens": 800, "usd": 1.5},
         "stopped": None,
     }
+
+
+def agreement(*judges):
+    """What `spri.agree` finds of two made-up judges, or of those named, against two annotators."""
+    rows = [
+        {
+            "id": f"q{n}",
+            "group": "ab"[n % 2],
+            "score": 1 + (n * n + k) % 5,
+            "ann": 1 + n % 5,
+            "ben": 1 + (n + n % 3) % 5,
+        }
+        for k, _ in enumerate(judges or ("near", "far"))
+        for n in range(30)
+    ]
+    named = judges or ("near", "far")
+    found = {name: rows[30 * k : 30 * (k + 1)] for k, name in enumerate(named)}
+    return spri.agree(found, ["ann", "ben"], settings=spri.AgreeSettings(resamples=50))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import spri_dspy as spri
+from spri_dspy.report.html import write_agreement
 from tests.report.html import parts
 
 CHROMIUM = os.environ.get("SPRI_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -34,8 +35,8 @@ def opened(browser, tmp_path):
     """Open the report of runs; at the end nothing may have been said on the console, nor asked of the network."""
     troubles, contexts = [], []
 
-    def open_report(*runs, width=1280, scheme="light", **settings):
-        written = spri.write_report(runs, tmp_path / "out.html", **settings)
+    def open_report(*runs, width=1280, scheme="light", path=None, **settings):
+        path = path or spri.write_report(runs, tmp_path / "out.html", **settings).path
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         contexts.append(context)
         page = context.new_page()
@@ -43,7 +44,7 @@ def opened(browser, tmp_path):
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("dialog", lambda dialog: troubles.append(dialog.message))
         page.on("request", lambda request: troubles.extend([request.url] * (request.url[:5] != "file:")))
-        page.goto(written.path.as_uri())
+        page.goto(path.as_uri())
         if page.query_selector("#examples"):
             page.wait_for_selector("body[data-ready]", timeout=20_000)
         return page
@@ -217,6 +218,16 @@ def test_page_fits_and_has_no_serious_accessibility_findings(opened, runs, width
         if chosen != ["tuning"]:
             page.get_by_role("button", name="q2", exact=True).last.click()
             check(page, script)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_page_of_agreement_fits_and_is_accessible(opened, tmp_path, width):
+    axe = pytest.importorskip("axe_playwright_python", reason="axe is not installed: make test-browser")
+    page = opened(width=width, path=write_agreement(parts.agreement(), tmp_path / "agree.html").path)
+    assert page.locator("section.agreement svg").count() >= 4
+    check(page, (Path(axe.__file__).parent / "axe.min.js").read_text("utf-8"))
+    page.get_by_role("link", name="far", exact=True).click()
+    assert page.locator("#agreement-2").is_visible()
 
 
 def check(page, script):

@@ -11,6 +11,7 @@ import pytest
 import spri_dspy as spri
 from spri_dspy.errors import DataError, UsageError
 from spri_dspy.records import Score
+from spri_dspy.report.html import write_agreement
 from spri_dspy.report.html.agreement import agreement_of
 from spri_dspy.report.html.texts import Cleaner
 from tests.command import assert_refused
@@ -309,3 +310,22 @@ def test_command_writes_beside_the_run_and_says_where(tmp_path, monkeypatch):
     code, _, err = command("report", run, "--open")
     assert opened == [str(run / "report.html")] and "no browser was found" in err
     assert_refused(command("report", tmp_path), 2, "no run directory")
+
+
+def test_agreement_of_judges_is_a_page_of_its_own(tmp_path):
+    written = write_agreement(parts.agreement("<b>near</b>", "far"), tmp_path / "agree.html")
+    text = written.path.read_text("utf-8")
+    assert (
+        "Content-Security-Policy" in text and "<b>near</b>" not in text and "&lt;b&gt;near&lt;/b&gt;" in text
+    )
+    for said in (
+        "Judges and people",
+        "Comparisons",
+        "kendall tau-b",
+        "annotator, against the others",
+        "p, Holm",
+    ):
+        assert said in text, said
+    assert text.count('class="agreement"') == 2
+    with pytest.raises(UsageError, match="is a folder"):
+        write_agreement(parts.agreement("near"), tmp_path)
