@@ -104,8 +104,15 @@ test-serve: $(VENV)/.serve-ok
 	@.venv-integrations/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r constraints-integrations.txt -e .
 	@touch $@
 
-test-integrations: .venv-integrations/.ok
+.venv-deepeval/.ok: pyproject.toml constraints-deepeval.txt
+	@echo "preparing .venv-deepeval" >&2
+	@test -x .venv-deepeval/bin/python || $(PYTHON) -m venv .venv-deepeval
+	@.venv-deepeval/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r constraints-deepeval.txt -e .
+	@touch $@
+
+test-integrations: .venv-integrations/.ok .venv-deepeval/.ok
 	@.venv-integrations/bin/python -m pytest -q -m "$(HERE)" tests/integrations
+	@.venv-deepeval/bin/python -m pytest -q -m "$(HERE)" tests/integrations/test_deepeval.py
 
 # No mkdocs of its own: the pages' blocks are run by `make test`. The variable silences advertising.
 docs: $(VENV)/.docs-ok

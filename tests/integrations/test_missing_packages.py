@@ -16,12 +16,14 @@ def test_tracking_without_mlflow_is_refused_before_anything_is_written(monkeypat
     assert not (tmp_path / "r").exists()
 
 
-@pytest.mark.parametrize(("name", "extra"), [("inspect_ai", r"\[inspect\]")])
+@pytest.mark.parametrize(
+    ("name", "extra"), [("inspect_ai", r'"spri-dspy\[inspect\]"'), ("deepeval", 'spri-dspy "deepeval>=')]
+)
 def test_importing_an_integration_without_its_tool(monkeypatch, name, extra):
     for module in [name, *(each for each in sys.modules if each.startswith(f"{name}."))]:
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, f"spri_dspy.integrations.{name}", raising=False)
     import importlib
 
-    with pytest.raises(PrerequisiteError, match=f'pip install "spri-dspy{extra}"'):
+    with pytest.raises(PrerequisiteError, match=f"pip install {extra}"):
         importlib.import_module(f"spri_dspy.integrations.{name}")

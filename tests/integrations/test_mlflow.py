@@ -50,6 +50,7 @@ def test_a_run_is_logged_with_parameters_counts_table_and_traces(store, tmp_path
     table = json.loads(artifact(client, run, "records.json", tmp_path))
     assert [row[0] for row in table["data"]] == [r.id for r in records]
     assert json.loads(artifact(client, run, "manifest.json", tmp_path))["task"] == "reappraisal"
+    assert "<html" in artifact(client, run, "report.html", tmp_path)
     traces = client.search_traces(locations=[experiment])
     assert len(traces) == 3
     by_id = {r.id: r for r in records}
