@@ -101,13 +101,15 @@ test-serve: $(VENV)/.serve-ok
 	@echo "preparing .venv-integrations (some minutes the first time)" >&2
 	@test -x .venv-integrations/bin/python || $(PYTHON) -m venv .venv-integrations
 	@.venv-integrations/bin/python -m pip install -qq --disable-pip-version-check torch==2.13.0
-	@.venv-integrations/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r constraints-integrations.txt -e .
+	@.venv-integrations/bin/python -m pip install -qq --disable-pip-version-check uv==0.13.9
+	@.venv-integrations/bin/uv pip install -q --python .venv-integrations/bin/python --no-deps -r constraints-integrations.txt -e .
 	@touch $@
 
 .venv-deepeval/.ok: pyproject.toml constraints-deepeval.txt
 	@echo "preparing .venv-deepeval" >&2
 	@test -x .venv-deepeval/bin/python || $(PYTHON) -m venv .venv-deepeval
-	@.venv-deepeval/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r constraints-deepeval.txt -e .
+	@.venv-deepeval/bin/python -m pip install -qq --disable-pip-version-check uv==0.13.9
+	@.venv-deepeval/bin/uv pip install -q --python .venv-deepeval/bin/python --no-deps -r constraints-deepeval.txt -e .
 	@touch $@
 
 test-integrations: .venv-integrations/.ok .venv-deepeval/.ok
