@@ -102,7 +102,6 @@ def test_grpo_trains_with_rewards_some_of_which_are_missing(tiny, tmp_path):
         use_cpu=True,
         bf16=False,
         report_to="none",
-        save_strategy="no",
         **settings,
     )
     rows = Dataset.from_list([{"prompt": "Name a bird."}, {"prompt": "Name a bee."}] * 4)
