@@ -13,7 +13,6 @@ import linecache
 import re
 import runpy
 import shlex
-import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass
@@ -150,10 +149,8 @@ class Session:
 
     def commands(self, block):
         self.said = ""
-        for line in block.text.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if words:
-                self.command(words, block)
+        for words in commands_in(block.text):
+            self.command(words, block)
 
     def command(self, words, block):
         """Run a command, or check it where it cannot be run."""
@@ -197,6 +194,22 @@ class Session:
             self.said += self.capsys.readouterr().out
 
 
+def commands_in(text):
+    """The words of each command; one whose quote is still open goes on in the next line."""
+    so_far = ""
+    for line in text.replace("\\\n", " ").splitlines():
+        so_far += line
+        try:
+            words = shlex.split(so_far, comments=True)
+        except ValueError:
+            so_far += "\n"
+            continue
+        so_far = ""
+        if words:
+            yield words
+    assert not so_far, f"a quote is not closed: {so_far}"
+
+
 def check_options(words, block):
     """The command takes these options; where a key or a server is all it lacks, its forecast checks the rest."""
     place, lacks = block.place, block.title.removeprefix("needs ")
@@ -231,9 +244,3 @@ def check_names(block):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "spri":
             known = (*spri_dspy.__all__, "lms", "tasks", "judges", "metrics", "tuning", "__version__")
             assert node.attr in known, f"{block.place}: spri has no {node.attr}"
-
-
-def in_fresh_python(code):
-    """What code prints in an interpreter of its own."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    return done.stdout
