@@ -82,17 +82,14 @@ def _command(name: str, command: Any, context: Any) -> str:
         rows = [record for p in kind if (record := p.get_help_record(context))]
         if rows:
             lines += ["", f"| {title} | |", "|---|---|"]
-            lines += [f"| `{_cell(names)}` | {_plain(_cell(about))} |" for names, about in rows]
+            lines += [f"| <code>{_plain(names)}</code> | {_plain(about)} |" for names, about in rows]
     return "\n".join(lines)
 
 
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
 def _plain(text: str) -> str:
-    """Text of the program as Markdown that shows it as it is."""
-    return re.sub(r"([*_`])", r"\\\1", html.escape(text, quote=False))
+    """Text of the program as one line of Markdown that shows it as it is, in a table too."""
+    shown = re.sub(r"([*_`])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+    return shown.replace("|", "&#124;")
 
 
 # llms.txt
