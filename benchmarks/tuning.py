@@ -1,20 +1,14 @@
-"""Who finds the best candidate for a budget: racing, halving, random search and a surrogate, seed by seed.
+"""Who finds the best candidate for a budget: racing, halving, paired tests and others, seed by seed.
 
 The candidates are the recorded systems of a model: their scores on every row are known, so that a pick can
-be checked. A method sees a score only by paying for it. Regret is the best candidate's macro Pearson over
+be checked. A method sees a score only by paying for it. Regret is the best candidate's metric over
 all rows, less the pick's.
 
-    python -m benchmarks tuning --recordings DIR [--models A,B] [--seeds N] [--made-up N] [--json]
+    python -m benchmarks tuning --recordings DIR [--models A,B] [--seeds N] [--made-up N [--share X]] [--null N]
 
-Methods, all on the same budgets and seeds:
-  racing         `spri_dspy.tuning.racing.race.race`, as it is.
-  halving        successive halving: ceil(log2 k) rounds of equal budget; each evaluates all survivors on new
-                 rows, the same for all and stratified by group, and keeps floor(m/2) of m by macro Pearson on
-                 all rows so far (Jamieson and Talwalkar 2016). A last survivor ends it, with budget left.
-  halving, slow  the same, but it keeps ceil(m/2) (Karnin et al. 2013): it spends all, and is the better one.
-  equal split    every candidate on the same stratified rows.
-  random search  every score is of a random candidate on a random row.
-  surrogate      halving by the mean of a per-example stand-in for r, its moments taken from one candidate.
+The methods, ours and those that others use, are those of `contestants`. --null N asks another question, N times a
+method and world at 10 %: how often a method says that something is better than the start (the first candidate) where
+labels are permuted, so that all candidates are equal, and where the start is the best.
 """
 
 from __future__ import annotations
@@ -23,26 +17,19 @@ import argparse
 import math
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from benchmarks.contestants import BASELINE, METHODS, UNLIMITED, Method
 from benchmarks.sections import Section, as_json, print_sections
-from benchmarks.worlds import Meter, World, macro_pearson, made_up_world, recorded_worlds
+from benchmarks.worlds import Meter, World, made_up_world, recorded_worlds
 from spri_dspy.errors import UsageError
 from spri_dspy.metrics.bootstrap import draw_clusters, wilson
-from spri_dspy.metrics.set_level import correlation, pearson_rows, standardised
-from spri_dspy.tuning.racing.race import race
 
-if TYPE_CHECKING:
-    from benchmarks.worlds import Floats, Integers
-
-Method = Callable[[World, Meter, random.Random], int]
-"""Picks a candidate (a number), seeing scores through the meter only."""
-
-BASELINE = "halving"
-_COLUMNS = ("method", "picks the best", "mean regret", "of halving's", "budget used, at most")
+_NULL_SHARE = 0.1
+_COLUMNS = ("method", "picks the best", "mean regret", "of halving's", "cost, on average")
 _REGIMES = ((0, 20, "fewer than 20"), (20, 100, "20 to 100"), (100, math.inf, "more than 100"))
 _RESAMPLES = 2000
 
@@ -69,14 +56,21 @@ def main(argv: list[str]) -> int:
     options = _options().parse_args(argv)
     if not options.recordings and not options.made_up:
         raise UsageError("nothing to race: give --recordings DIR, or --made-up N")
-    if options.seeds < 1 or options.made_up < 0:
-        raise UsageError("--seeds is 1 or more, --made-up 0 or more")
+    if options.share is not None and not 0 < options.share <= 1:
+        raise UsageError(f"--share lies in (0, 1], not {options.share:g}")
+    if options.seeds < 1 or min(options.made_up, options.null) < 0:
+        raise UsageError("--seeds is 1 or more, --made-up and --null 0 or more")
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     models = options.models.split(",") if options.models else None
     worlds = recorded_worlds(options.recordings, models) if options.recordings else []
     sections = [recorded_section(world, seeds) for world in worlds]
+    if options.null:
+        names = {world.name: world for world in worlds if world.share == _NULL_SHARE}
+        sections += [null_section(w, range(seeds.start, seeds.start + options.null)) for w in names.values()]
     if options.made_up:
-        sections += made_up_sections(range(options.first_seed, options.first_seed + options.made_up))
+        sections += made_up_sections(
+            range(options.first_seed, options.first_seed + options.made_up), options.share
+        )
     if options.json:
         sys.stdout.write(
             as_json(sections, schema=1, seeds=options.seeds, first_seed=options.first_seed) + "\n"
@@ -88,184 +82,61 @@ def main(argv: list[str]) -> int:
 
 def recorded_section(world: World, seeds: Sequence[int]) -> Section:
     """Every method in one world, once a seed."""
-    outcomes = {name: _run(method, [(world, seed) for seed in seeds]) for name, method in METHODS.items()}
+    outcomes = {
+        name: _run(name, method, [(world, seed) for seed in seeds]) for name, method in METHODS.items()
+    }
     title = (
         f"{world.name}: {len(world.candidates)} candidates, {len(world.rows)} rows, budget {world.share:.0%}"
     )
     section = _section(f"{world.name}, {world.share:.0%}", title, outcomes)
     truth = dict(sorted(zip(world.candidates, world.truth.tolist(), strict=True), key=lambda t: -t[1]))
-    section.notes.append("true macro Pearson: " + ", ".join(f"{c} {r:.4f}" for c, r in truth.items()))
+    section.notes.append(
+        f"true {world.objective.name}: " + ", ".join(f"{c} {r:.4f}" for c, r in truth.items())
+    )
     for result in section.results:
         result |= {"world": world.name, "budget": world.budget, "share": world.share, "truth": truth}
     return section
 
 
-def made_up_sections(seeds: Sequence[int]) -> list[Section]:
+def null_section(world: World, seeds: Sequence[int]) -> Section:
+    """How often every method says that something is better than the start when nothing is."""
+    title = f"{world.name}, {world.share:.0%}: says that something is better than the start"
+    columns = ("method", "all are equal (permuted labels)", "the start is the best")
+    section, best_first = Section(f"{world.name}, null", title, columns), world.best_first()
+    for name, method in METHODS.items():
+        worlds = {"equal": world.shuffled, "best_first": lambda seed: best_first}
+        result: dict[str, Any] = {"method": name, "runs": len(seeds)}
+        for key, made in worlds.items():
+            said = sum(
+                method(w, Meter(w, unlimited=name in UNLIMITED), random.Random(seed)).is_better()
+                for seed, w in ((seed, made(seed)) for seed in seeds)
+            )
+            share = wilson(said / len(seeds), len(seeds))
+            result |= {key: said / len(seeds), f"{key}_low": share.low, f"{key}_high": share.high}
+        section.results.append(result)
+        section.rows.append((name, *(_with_interval(result, key, "{:.1%}") for key in worlds)))
+    return section
+
+
+def made_up_sections(seeds: Sequence[int], share: float | None = None) -> list[Section]:
     """Every method once in every made-up world, the worlds sorted by how many rows a group can be paid."""
-    worlds = [made_up_world(seed) for seed in seeds]
+    worlds = [made_up_world(seed, share) for seed in seeds]
     sections: list[Section] = []
     for low, high, words in _REGIMES:
         here = [w for w in worlds if low <= w.budget / len(w.candidates) / (w.groups.max() + 1) < high]
         if here:
             runs = [(world, number) for number, world in enumerate(here)]
-            outcomes = {name: _run(method, runs) for name, method in METHODS.items()}
+            outcomes = {name: _run(name, method, runs) for name, method in METHODS.items()}
             title = f"made up: {len(here)} worlds, {words} rows a group and candidate at an equal split"
             sections.append(_section(f"made up, {words}", title, outcomes))
     return sections
 
 
-def racing(world: World, meter: Meter, rng: random.Random) -> int:
-    """The engine, with its defaults."""
-    number = {name: i for i, name in enumerate(world.candidates)}
-    result = race(
-        world.candidates,
-        world.rows,
-        lambda candidate, rows: meter.pay(number[candidate], rows).tolist(),
-        budget=world.budget,
-        rng=rng,
-    )
-    return number[result.winner]
-
-
-def halving(world: World, meter: Meter, rng: random.Random) -> int:
-    """Successive halving, keeping the smaller half."""
-    return _halve(world, meter, rng, lambda m: max(1, m // 2))
-
-
-def slow_halving(world: World, meter: Meter, rng: random.Random) -> int:
-    """Successive halving, keeping the larger half."""
-    return _halve(world, meter, rng, lambda m: (m + 1) // 2)
-
-
-def equal_split(world: World, meter: Meter, rng: random.Random) -> int:
-    """All candidates on the same rows."""
-    import numpy as np
-
-    k = len(world.candidates)
-    rows = _stratified(world, rng)[: world.budget // k]
-    scores = np.stack([meter.pay(c, rows) for c in range(k)])
-    return int(macro_pearson(scores, world.labels[rows], world.groups[rows]).argmax())
-
-
-def random_search(world: World, meter: Meter, rng: random.Random) -> int:
-    """Random candidates on random rows, no pair twice."""
-    import numpy as np
-
-    n, scores = len(world.rows), np.full_like(world.scores, np.nan)
-    drawn = np.array(rng.sample(range(scores.size), world.budget), dtype=np.int64)
-    for c in range(len(scores)):
-        rows = drawn[drawn // n == c] % n
-        scores[c, rows] = meter.pay(c, rows)
-    return int(macro_pearson(scores, world.labels, world.groups).argmax())
-
-
-def surrogate(world: World, meter: Meter, rng: random.Random) -> int:
-    """Halving by the mean of the influence form of r about one candidate's moments.
-
-    It is r0 + z_h z_s - r0/2 (z_h^2 + z_s^2), where z_s uses the mean and spread that a random candidate
-    shows on the first round's rows, r0 is its r there, and z_h uses the labels of all rows.
-    """
-    fixed: list[Floats] = []
-    reference = rng.randrange(len(world.candidates))
-
-    def value(scores: Floats, rows: Integers) -> Floats:
-        if not fixed:
-            fixed.append(_moments(scores[reference], rows, world))
-        return _surrogate_means(scores, rows, world, fixed[0])
-
-    return _halve(world, meter, rng, lambda m: max(1, m // 2), value)
-
-
-METHODS: dict[str, Method] = {
-    "racing": racing,
-    BASELINE: halving,
-    "halving, slow": slow_halving,
-    "equal split": equal_split,
-    "random search": random_search,
-    "surrogate": surrogate,
-}
-
-
-def _halve(
-    world: World,
-    meter: Meter,
-    rng: random.Random,
-    keep: Callable[[int], int],
-    value: Callable[[Floats, Integers], Floats] | None = None,
-) -> int:
-    """Successive halving; `value` gives one number per line of scores on these rows."""
-    import numpy as np
-
-    k, order = len(world.candidates), _stratified(world, rng)
-    rounds, alive, n = math.ceil(math.log2(k)), np.arange(k), 0
-    scores = np.full_like(world.scores, np.nan)
-    for _ in range(rounds):
-        new = order[n : n + world.budget // (rounds * len(alive))]
-        n += len(new)
-        for c in alive:
-            scores[c, new] = meter.pay(int(c), new)
-        rows = order[:n]
-        seen = scores[np.ix_(alive, rows)]
-        values = value(seen, rows) if value else macro_pearson(seen, world.labels[rows], world.groups[rows])
-        alive = alive[np.argsort(-values, kind="stable")[: keep(len(alive))]]
-        if len(alive) == 1:
-            break
-    return int(alive[0])
-
-
-def _moments(scores: Floats, rows: Integers, world: World) -> Floats:
-    """By group: the labels' mean and spread over all rows, the scores' mean, spread and r over these."""
-    import numpy as np
-
-    out = np.tile([0.0, 1.0, 0.0, 1.0, 0.0], (int(world.groups.max()) + 1, 1))
-    for g, line in enumerate(out):
-        every = world.labels[world.groups == g]
-        mine = (world.groups[rows] == g) & np.isfinite(scores)
-        x, y = scores[mine], world.labels[rows][mine]
-        line[:2] = every.mean(), every.std() or 1.0
-        if len(x) > 2 and float(np.ptp(x)) > 0 and float(np.ptp(y)) > 0:
-            line[2:] = (
-                x.mean(),
-                x.std(),
-                correlation(pearson_rows(standardised(x), standardised(y)).sum(axis=0)),
-            )
-    return out
-
-
-def _surrogate_means(scores: Floats, rows: Integers, world: World, moments: Floats) -> Floats:
-    """Macro mean of the surrogate, one per line of scores."""
-    import numpy as np
-
-    group = world.groups[rows]
-    mean_h, sd_h, mean_s, sd_s, r = moments[group].T
-    z_h, z_s = (world.labels[rows] - mean_h) / sd_h, (scores - mean_s) / sd_s
-    each = r + z_h * z_s - r / 2 * (z_h**2 + z_s**2)
-    means = []
-    for line in each:
-        scored = np.isfinite(line)
-        n = np.bincount(group[scored], minlength=len(moments))
-        sums = np.bincount(group[scored], line[scored], len(moments))
-        means.append((sums / np.maximum(n, 1)).mean())
-    return np.array(means)
-
-
-def _stratified(world: World, rng: random.Random) -> Integers:
-    """All rows in a random order, every beginning of which has its share of each group."""
-    import numpy as np
-
-    draw = np.random.default_rng(rng.getrandbits(64))
-    due = np.empty(len(world.rows))
-    for g in np.unique(world.groups):
-        members = np.flatnonzero(world.groups == g)
-        due[members] = (draw.permutation(len(members)) + draw.random()) / len(members)
-    return np.argsort(due, kind="stable")
-
-
-def _run(method: Method, runs: Sequence[tuple[World, int]]) -> Outcome:
+def _run(name: str, method: Method, runs: Sequence[tuple[World, int]]) -> Outcome:
     outcome = Outcome([], [])
     for world, seed in runs:
-        meter = Meter(world)
-        pick = method(world, meter, random.Random(seed))
+        meter = Meter(world, unlimited=name in UNLIMITED)
+        pick = method(world, meter, random.Random(seed)).candidate
         outcome.regrets.append(float(world.truth.max() - world.truth[pick]))
         outcome.spent.append(meter.spent / world.scores.size)
     return outcome
@@ -282,7 +153,7 @@ def _section(name: str, title: str, outcomes: dict[str, Outcome]) -> Section:
                 _with_interval(result, "best", "{:.1%}"),
                 _with_interval(result, "regret", "{:.5f}"),
                 _with_interval(result, "relative", "{:.0%}"),
-                f"{result['spent_share']:.2%}",
+                f"{result['cost']:.1%}",
             )
         )
     return section
@@ -306,7 +177,7 @@ def _result(method: str, outcome: Outcome, baseline: Outcome) -> dict[str, Any]:
         result |= dict(
             zip(("relative_low", "relative_high"), np.quantile(ratios, (0.025, 0.975)), strict=True)
         )
-    result["spent_share"] = max(outcome.spent)
+    result |= {"cost": sum(outcome.spent) / n, "spent_share": max(outcome.spent)}
     return {k: float(v) if isinstance(v, np.floating) else v for k, v in result.items()}
 
 
@@ -333,5 +204,14 @@ def _options() -> argparse.ArgumentParser:
     )
     add("--first-seed", type=int, default=0, metavar="N", help="the first run's seed (0)")
     add("--made-up", type=int, default=0, metavar="N", help="race in N made-up worlds, too (0)")
+    add(
+        "--share",
+        type=float,
+        metavar="X",
+        help="budget in made-up worlds, in (0, 1] (default: drawn, 0.15 to 0.4)",
+    )
+    add(
+        "--null", type=int, default=0, metavar="N", help="count false improvements in N runs of each kind (0)"
+    )
     add("--json", action="store_true", help="print one JSON document")
     return parser

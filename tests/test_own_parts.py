@@ -439,7 +439,10 @@ def test_installed_parts_are_on_the_menu_of_a_fresh_process(mine, installed, mon
             r"unknown system 'nothing'; known: .*vanilla",
         ),
         (spri.load_judge, r"unknown judge 'nothing'; known: generic, reappraisal, rubric"),
-        (spri.load_metric, r"unknown metric 'nothing'; known: alignment, empathy, mix, pearson, score"),
+        (
+            spri.load_metric,
+            r"unknown metric 'nothing'; known: alignment, empathy, mix, pair_accuracy, pearson, score",
+        ),
         (load_optimizer, r"unknown optimizer 'nothing'; known: .*seed_search, simba"),
     ],
     ids=["task", "system", "judge", "metric", "optimizer"],

@@ -81,7 +81,7 @@ class MetricPart(_Part):
     """What is maximised.
 
     Attributes:
-        name: alignment, empathy, mix, pearson, score, an installed one, or path/to/file.py:NAME.
+        name: alignment, empathy, mix, pair_accuracy, pearson, score, an installed one, or path/to/file.py:NAME.
         judge: its judge: reappraisal, generic, rubric, or path/to/file.py:NAME; by default the metric's own.
         judge_settings: of the judge, such as samples = 3.
         label: of pearson: human_score, another label, or oracle (a rubric judge with the data's own rubric makes it).

@@ -30,8 +30,8 @@ def load_metric(metric: str | Metric | Callable[..., Any], **settings: Any) -> M
     - a function of a file that takes settings by keyword only makes a Metric.
 
     Args:
-        metric: alignment, empathy, mix, pearson, score, an installed one, `path/to/file.py:NAME`, a function or any
-            other callable; a Metric is returned as it is.
+        metric: alignment, empathy, mix, pair_accuracy, pearson, score, an installed one, `path/to/file.py:NAME`, a
+            function or any other callable; a Metric is returned as it is.
         **settings: of its maker, or of the `Metric.of_...`. A `judge` may be an LM string.
 
     Raises:

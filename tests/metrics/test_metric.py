@@ -258,7 +258,7 @@ def test_a_metric_is_loaded_by_name():
 
 
 def test_wrong_names_are_answered_with_the_menu():
-    with pytest.raises(UnknownNameError, match="alignment, empathy, mix, pearson"):
+    with pytest.raises(UnknownNameError, match="alignment, empathy, mix, pair_accuracy, pearson"):
         load_metric("accuracy")
     with pytest.raises(UnknownNameError, match="weight"):
         load_metric("mix", judge=Spy(), wait=3)

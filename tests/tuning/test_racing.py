@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.tuning import METHODS, main, recorded_section
+from benchmarks.contestants import METHODS, UNLIMITED
+from benchmarks.tuning import main, recorded_section
 from benchmarks.worlds import Meter, World, macro_pearson, made_up_world, recorded_worlds
 from spri_dspy.errors import UnknownNameError, UsageError
 from spri_dspy.metrics.set_level import macro, pearson
@@ -340,9 +341,11 @@ def test_truth_of_a_world_is_the_macro_metric():
 def test_every_method_picks_within_the_budget(name):
     for seed in range(12):
         world = made_up_world(seed)
-        meter = Meter(world)
-        assert 0 <= METHODS[name](world, meter, random.Random(seed)) < len(world.candidates)
-        assert meter.spent <= world.budget
+        meter = Meter(world, unlimited=name in UNLIMITED)
+        pick = METHODS[name](world, meter, random.Random(seed))
+        assert 0 <= pick.candidate < len(world.candidates)
+        assert pick.candidate or not pick.is_better()
+        assert meter.spent <= (world.scores.size if name in UNLIMITED else world.budget)
 
 
 @pytest.mark.slow
@@ -351,7 +354,7 @@ def test_racing_loses_less_than_halving_in_made_up_worlds():
     for seed in range(900, 1000):
         world = made_up_world(seed)
         for name in lost:
-            pick = METHODS[name](world, Meter(world), random.Random(seed))
+            pick = METHODS[name](world, Meter(world), random.Random(seed)).candidate
             lost[name] += world.truth.max() - world.truth[pick]
     assert lost["racing"] < 0.8 * min(lost["halving"], lost["halving, slow"])
 
@@ -383,10 +386,11 @@ def test_benchmark_runs_on_recordings_of_unknown_models(tmp_path, capsys):
     document = json.loads(capsys.readouterr().out)
     worlds = [v for k, v in document.items() if k.startswith(("unheard-of", "other"))]
     shares = [w["results"][0]["share"] for w in worlds]
-    assert sorted(shares) == [0.2, 0.2, 0.3, 0.3]
+    assert sorted(shares) == [0.1, 0.1, 0.1, 0.2, 0.2, 0.3, 0.3]
     for world in worlds:
         assert [r["method"] for r in world["results"]] == list(METHODS)
-        assert all(r["spent_share"] <= r["share"] and 0 <= r["best"] <= 1 for r in world["results"])
+        for r in world["results"]:
+            assert r["spent_share"] <= (1 if r["method"] in UNLIMITED else r["share"]) and 0 <= r["best"] <= 1
     with_oracle = document["unheard-of, with oracle_rubrics, 20%"]["results"][0]
     assert next(iter(with_oracle["truth"])) == "oracle_rubrics"
     assert list(document["unheard-of, without oracle_rubrics, 30%"]["results"][0]["truth"]) == ["y", "x"]
@@ -431,3 +435,63 @@ def test_racing_beats_halving_on_real_judgements():
         assert results["racing"]["spent_share"] <= world.share
         seen += 1
     assert seen >= 4
+
+
+def write_pairs(folder, strategies, *, model="unheard-of"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, right in strategies.items():
+        draw = random.Random(name)
+        lines = [
+            {
+                "id": f"p{i}",
+                "subset": f"s{i % 3}",
+                "preferred": 1 + i % 2,
+                "winner": None if i == 5 else p if draw.random() < right else 3 - p,
+                "winner_swapped": p if draw.random() < right else 3 - p,
+            }
+            for i, p in ((i, 1 + i % 2) for i in range(90))
+        ]
+        (folder / f"{model}__{name}.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")
+
+
+def test_pairs_of_unknown_models_make_worlds_of_accuracy_over_both_orders(tmp_path):
+    write_pairs(tmp_path / "judging/llmbar_judges", {"a": 0.9, "b": 0.85, "c": 0.5})
+    whole, more, far = recorded_worlds(tmp_path)
+    assert (whole.share, more.share, far.candidates[-1]) == (0.1, 0.3, "c")
+    assert set(np.unique(whole.scores[0][np.isfinite(whole.scores[0])])) <= {0.0, 0.5, 1.0}
+    assert np.isnan(whole.scores[:, 5]).all()
+    assert whole.truth[0] == np.nanmean(whole.scores[0])
+    assert [w.share for w in recorded_worlds(tmp_path / "judging/llmbar_judges")] == [0.1, 0.3, 0.1]
+
+
+def test_worlds_of_equals_and_worlds_whose_start_is_the_best(tmp_path):
+    write_pairs(tmp_path, {"c": 0.5, "a": 0.95}, model="pairs")
+    write_recordings(tmp_path, {"x": 0.1, "y": 0.8}, model="scores")
+    for world in recorded_worlds(tmp_path):
+        first = world.best_first()
+        assert first.truth[0] == first.truth.max() == world.truth.max()
+        gaps = [np.subtract(*world.shuffled(seed).truth) for seed in range(40)]
+        assert abs(np.mean(gaps)) < 0.25 * np.ptp(world.truth)
+        assert world.truth[0] != world.shuffled(1).truth[0] == world.shuffled(1).truth[0]
+
+
+def test_benchmark_counts_false_improvements(tmp_path, capsys):
+    write_pairs(tmp_path, {"a": 0.9, "b": 0.6})
+    assert main(["--recordings", str(tmp_path), "--seeds", "2", "--null", "5", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)["unheard-of, pairs, null"]["results"]
+    found = {r["method"]: r for r in results}
+    assert list(found) == list(METHODS)
+    assert found["one by one"]["best_first"] == 0 < found["one by one"]["equal"]
+    assert found["racing"]["equal"] <= found["equal split"]["equal"]
+
+
+def test_many_candidates_are_narrowed_in_the_course_of_a_race():
+    asked_late = []
+    for seed in range(6):
+        draw = np.random.default_rng(seed)
+        scores = {f"c{i}": 0.01 * i + draw.normal(size=400) for i in range(15)}
+        rows = [Row() for _ in range(400)]
+        history = run_race(rows, scores, share=0.1, objective=Mean(), rounds=100).history
+        late = [s.challenger for s in history if s.spent > 0.6 * history[-1].spent and s.challenger]
+        asked_late.append(len(set(late)))
+    assert np.mean(asked_late) < 8  # 10.8 without narrowing

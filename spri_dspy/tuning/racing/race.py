@@ -11,7 +11,8 @@ One score, of one candidate on one row, costs 1. Labels are known beforehand, an
    estimate is corrected by what the other one saw afterwards.
 2. *Which candidates.* After an opening for all, each step compares the leader with every challenger and
    pays for the pair with the largest expected regret: what taking the leader may cost, times how likely.
-   Nobody is dropped for good; who has no chance is just never asked again.
+   Nobody is dropped for good; who has no chance is just never asked again. Among many candidates doubt is so
+   common that it would spread the budget thin, so only the best few challengers are asked, fewer by and by.
 
 Doubt is estimated from each row's influence on the metric, paired and without the rows that are already
 paid for, so one engine serves every Objective. All depends only on the arguments, `rng` and the answers.
@@ -40,6 +41,7 @@ __all__ = ["Ask", "MacroPearson", "Mean", "Objective", "Race", "RaceResult", "Ro
 _OPENING = 0.25  # share of the budget that is split equally before the race is steered
 _OPENING_ROWS = 2  # but at least so many rows a stratum, if an equal split reaches them
 _STRATUM_ROWS = 2.5  # strata are so large that an equal split would pay for this many of their rows
+_CROWD, _CONTENDERS = 6, 4  # more candidates than this are narrowed to so many in the course of the race
 _ROUNDS, _ROUNDS_A_CANDIDATE = 20, 3  # steps, unless the caller says how many
 
 
@@ -220,13 +222,16 @@ class Race:
         opening = max(int(self.budget * _OPENING / n), _OPENING_ROWS * len(sheet.plan.size), 2)
         self._log(None, None, math.nan)
         yield dict.fromkeys(range(n), min(opening, equal))
+        opened = self.spent
         batch = max(1, int((self.budget - self.spent) / (1.5 * self._rounds)))  # 1 or 2 candidates a step
         while True:
             leader, regrets = self._standing()
+            part = (self.spent - opened) / max(1, self.budget - opened)
             pairs = {c: r for c, r in regrets.items() if r > self._tolerance and self._more(leader, c, batch)}
             if not pairs:
                 break
-            challenger = max(pairs, key=lambda c: pairs[c])
+            nearest = sorted(pairs, key=lambda c: sheet.gap(leader, c).value)[: _contenders(n, part) - 1]
+            challenger = max(nearest, key=lambda c: pairs[c])
             self._log(leader, challenger, pairs[challenger])
             yield self._more(leader, challenger, batch)
         self._log(leader, None, math.nan)
@@ -271,6 +276,11 @@ class Race:
         half = 1.96 * math.sqrt(sheet.variance(candidate))
         low, high, of = measured.value - half, measured.value + half, len(sheet.plan.rows)
         return Estimate(name, measured.value, n, paid - n, low, high, f"from {paid} of {of} rows")
+
+
+def _contenders(n: int, part: float) -> int:
+    """How many of `n` candidates may still be asked when this part of the budget after the opening is spent."""
+    return n if n <= _CROWD else max(_CONTENDERS, math.ceil(n ** (1 - part)))
 
 
 def _regret(gap: Gap) -> float:
