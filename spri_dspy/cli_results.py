@@ -101,7 +101,10 @@ def export(
     ] = None,
     to: Annotated[
         str | None,
-        typer.Option(metavar="jsonl|parquet|hf:DIR", help="hf:DIR: a local folder in the hub's layout."),
+        typer.Option(
+            metavar="jsonl|parquet|hf:DIR|hub:USER/NAME",
+            help="hf:DIR: a local folder in the hub's layout; hub: pushed to the Hugging Face hub.",
+        ),
     ] = None,
     include_all: Annotated[
         bool, typer.Option("--all", help="Responses that were not accepted too (sft).")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spri_dspy.errors import UnknownNameError, UsageError
+from spri_dspy.export import hub
 from spri_dspy.export.card import About, Tally, candidates, card, public_lms
 from spri_dspy.export.writer import output
 from spri_dspy.records import Record
@@ -85,17 +86,19 @@ class Export:
         path: the file, or the folder in the hub's layout.
         card: its data card.
         tally: counts over the run's records.
+        url: where it was pushed to; None if it was not.
     """
 
     format: str
     path: Path
     card: Path
     tally: Tally
+    url: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON types."""
         named = {"format": self.format, "path": str(self.path), "card": str(self.card)}
-        return named | self.tally.to_json()
+        return named | self.tally.to_json() | ({"url": self.url} if self.url else {})
 
     def lines(self) -> Iterator[str]:
         """The same for people."""
@@ -105,6 +108,8 @@ class Export:
         if counts.dropped:
             yield "without a row: " + _reasons(counts)
         yield f"data card: {self.card}"
+        if self.url:
+            yield f"pushed to {self.url} (private where it is new)"
 
 
 def export_run(
@@ -121,8 +126,9 @@ def export_run(
     Args:
         run: opened for reading; it may still be running, and then what is finished goes out.
         format: one of FORMATS.
-        to: "jsonl", "parquet" or "hf:DIR" (a local folder in the hub's layout; nothing is uploaded). By default
-            what `out` ends in, else jsonl.
+        to: "jsonl", "parquet", "hf:DIR" (a local folder in the hub's layout; nothing is uploaded) or
+            "hub:USER/NAME" (such a folder, in the run's own folder `exports`, pushed to the Hugging Face hub; a data
+            set that is new is private). By default what `out` ends in, else jsonl.
         out: the file; by default one named after the format in the run's own folder `exports`.
         include_all: responses that were not accepted too (format sft).
         fresh: replace an earlier export that is there.
@@ -130,13 +136,16 @@ def export_run(
     Raises:
         UnknownNameError: no such format or target.
         UsageError: there is nothing to export, or the output cannot be written or would replace something else.
+        PrerequisiteError: there is no token for the hub, or it does not take the data; the folder stays.
     """
     if format not in FORMATS:
         raise UnknownNameError("export format", format, FORMATS)
     if include_all and format != "sft":
         raise UsageError(f"--all is for --format sft; {format} leaves out no response for not being accepted")
+    name = hub.check(to.removeprefix("hub:")) if to is not None and to.startswith("hub:") else None
+    to = f"hf:{run.path / 'exports' / format}-hub" if name else to
     place = output(to, out, run.path / "exports" / format)
-    place.refuse_what_is_there(fresh)
+    place.refuse_what_is_there(fresh or name is not None)
     tally = Tally(by_instance=format == "rubrics")
     rows = _rows(run, _maker(run, format, include_all), tally)
     first = next(rows, None)
@@ -147,7 +156,8 @@ def export_run(
         _schema(format, public_lms(run.manifest)) if place.is_parquet else None,
         lambda: card(run.manifest, tally, ABOUT[format], place.file),
     )
-    return Export(format, place.path, place.card, tally)
+    url = hub.push(place.path, name) if name else None
+    return Export(format, place.path, place.card, tally, url)
 
 
 Made = dict[str, Any] | str

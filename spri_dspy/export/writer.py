@@ -161,7 +161,7 @@ def output(to: str | None, out: Path | None, default: Path) -> Output:
         return _hub_folder(to, out)
     kind = to or ("parquet" if out is not None and out.suffix == ".parquet" else "jsonl")
     if kind not in _SUFFIXES:
-        raise UnknownNameError("export target", kind, (*_SUFFIXES, "hf:DIR"))
+        raise UnknownNameError("export target", kind, (*_SUFFIXES, "hf:DIR", "hub:USER/NAME"))
     path = out or default.with_name(f"{default.name}-{kind}") / f"{default.name}.{kind}"
     if path.suffix not in _SUFFIXES[kind]:
         raise UsageError(f"--out must end in {' or '.join(_SUFFIXES[kind])} for {kind}, not {path.name!r}")
@@ -170,7 +170,7 @@ def output(to: str | None, out: Path | None, default: Path) -> Output:
 
 def _hub_folder(to: str, out: Path | None) -> Output:
     if out is not None:
-        raise UsageError("--to hf:DIR names the place already; leave --out away")
+        raise UsageError("--to hf:DIR and hub:USER/NAME name the place already; leave --out away")
     folder = Path(to.removeprefix("hf:"))
     if folder.name in ("", ".."):
         raise UsageError(f"--to hf:DIR needs the name of a folder, such as hf:my-data, not {to!r}")
