@@ -13,7 +13,7 @@ Each sees scores through a meter only, and returns a Pick. Methods that keep to 
                  at 0.2 is dropped, as CAPO does (Zehle et al. 2025); of the last survivors the best mean. It
                  needs one number a row: of a correlation, that of `surrogate`.
   surrogate      halving by the mean of a per-example stand-in for r, its moments taken from one candidate.
-  one by one, same budget   the next, with as many candidates as can be evaluated whole; fewer than two: the start.
+  one by one, same budget   as below: the start and as many others, at random, as can be paid for.
 
 Methods that spend what they spend, whatever the budget is:
 
@@ -169,15 +169,16 @@ def _is_worse(mine: Floats, other: Floats) -> bool:
 
 
 def one_by_one(world: World, meter: Meter, rng: random.Random) -> Pick:
-    """Every candidate on every row, as many as can be paid for; fewer than two are no search."""
+    """The start and others in a random order, each on every row, as many as can be paid for."""
     import numpy as np
 
-    rows = np.arange(len(world.rows))
-    affordable = min(len(world.candidates), meter.budget // len(rows))
+    k, rows = len(world.candidates), np.arange(len(world.rows))
+    affordable = min(k, meter.budget // len(rows))
     if affordable < 2:
         return _taken(0)
-    scores = np.stack([meter.pay(c, rows) for c in range(affordable)])
-    return _taken(int(world.measure(scores, rows).argmax()))
+    tried = [0, *rng.sample(range(1, k), affordable - 1)]
+    scores = np.stack([meter.pay(c, rows) for c in tried])
+    return _taken(tried[int(world.measure(scores, rows).argmax())])
 
 
 def median_stopping(world: World, meter: Meter, rng: random.Random) -> Pick:

@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.contestants import METHODS, UNLIMITED
@@ -17,6 +17,7 @@ from spri_dspy.errors import UnknownNameError, UsageError
 from spri_dspy.metrics.set_level import macro, pearson
 from spri_dspy.records import Score
 from spri_dspy.tuning.racing.race import MacroPearson, Mean, Race, Row, race
+from spri_dspy.tuning.racing.standings import Sheet
 from tests.data import data_file
 
 
@@ -73,6 +74,7 @@ def test_budget_holds_and_no_score_is_paid_for_twice(k, n, groups, budget, missi
     rows, scores = make_world(
         {f"c{i}": 0.1 * i for i in range(k)}, n, seed=seed, groups=groups, missing=missing
     )
+    assume(len(objective.plan(rows, 3.0).rows))
     budget, asked = max(budget, 2 * k), Counter()
     result = race(
         list(scores),
@@ -495,3 +497,19 @@ def test_many_candidates_are_narrowed_in_the_course_of_a_race():
         late = [s.challenger for s in history if s.spent > 0.6 * history[-1].spent and s.challenger]
         asked_late.append(len(set(late)))
     assert np.mean(asked_late) < 8  # 10.8 without narrowing
+
+
+def test_candidates_that_stopped_early_are_corrected_for_the_rows_that_all_find_hard():
+    draw = np.random.default_rng(0)
+    hard = draw.normal(size=400)
+    scores = np.stack([hard + 0.05 * c + 0.3 * draw.normal(size=400) for c in range(6)])
+    errors = []
+    for seed in range(40):
+        sheet = Sheet(Mean().plan([Row()] * 400, 3.0).ordered(random.Random(seed)), Mean(), 6)
+        for c, line in enumerate(scores):
+            sheet.add(c, line[sheet.plan.rows[: 200 if c == 5 else 12]])
+        raw = sheet.measure(5).value - sheet.measure(0).value
+        true = scores[5].mean() - scores[0].mean()
+        errors.append((sheet.gap(5, 0).value - true, raw - true))
+    corrected, plain = np.std(errors, axis=0)
+    assert corrected < 0.7 * plain

@@ -3,7 +3,7 @@
 Every candidate has scores on the first rows of one plan, some on more than others. Rows of a stratum are a
 random sample of it without replacement, so doubt is the stratified variance of influences, less what is
 already paid for. Source of the correction for unequal numbers of rows: two-phase sampling with a
-regression estimator (Cochran, Sampling Techniques, chapter 12).
+regression estimator (Cochran, Sampling Techniques, chapter 12), whose slope is pooled over all candidates.
 
 It knows plans, objectives and scores; who is asked next is decided in `racing`.
 """
@@ -64,6 +64,7 @@ class Sheet:
         self._measures: dict[tuple[int, int], Measure] = {}
         self._gaps: dict[tuple[int, int, int, int], Gap] = {}
         self._prefixes: dict[int, _Prefix] = {}
+        self._slopes: dict[int, float] = {}
 
     def add(self, candidate: int, scores: Sequence[float | None]) -> None:
         """Append the scores of a candidate's next rows; what is no number is missing."""
@@ -108,8 +109,6 @@ class Sheet:
         return self._gaps[key]
 
     def _gap(self, a: int, b: int) -> Gap:
-        import numpy as np
-
         n_a, n_b = self.paid[a], self.paid[b]
         here, there, full = self.measure(a, n_b), self.measure(b), self.measure(a)
         mine, other = (self._residual(m.influence, n_b) for m in (here, there))
@@ -118,13 +117,30 @@ class Sheet:
             return Gap(full.value - there.value, self._variance(mine - other, n_b, scale))
         if math.isnan(here.value):  # all its scores came later
             return Gap(full.value - there.value, self.variance(a) + self.variance(b))
-        p = self._prefix(n_b)
-        weight = (p.doubt / p.paid)[p.stratum]
-        below = float((weight * mine * mine).sum())
-        slope = float(np.clip((weight * mine * other).sum() / below, 0, 1)) if below > 0 else 0.0
+        slope = self._slope(min(self.paid))
         value = (1 - slope) * full.value - (there.value - slope * here.value)
         variance = (1 - slope) ** 2 * self.variance(a) + self._variance(other - slope * mine, n_b, scale)
         return Gap(value, variance)
+
+    def _slope(self, rows: int) -> float:
+        """How much of a candidate's deviation on the first rows the others share, in [0, 1].
+
+        Pooled over all pairs: one pair's own slope, from the few rows that a loser has, is mostly noise.
+        """
+        import numpy as np
+
+        if rows not in self._slopes:
+            measures = [self.measure(c, rows) for c in range(len(self.paid))]
+            p = self._prefix(rows)
+            weight = np.sqrt(p.doubt / p.paid)[p.stratum]
+            heard = [weight * self._residual(m.influence, rows) for m in measures if not math.isnan(m.value)]
+            own, together = (
+                sum(float((r * r).sum()) for r in heard),
+                float((np.array(heard).sum(0) ** 2).sum()),
+            )
+            pairs = own * (len(heard) - 1)
+            self._slopes[rows] = min(1.0, max(0.0, (together - own) / pairs)) if pairs > 0 else 0.0
+        return self._slopes[rows]
 
     def compare(self, a: int, b: int, clusters: Sequence[str | None], *, tests: int, seed: int) -> Comparison:
         """The metric of `a` less that of `b`: p of the paired permutation test, interval of the cluster bootstrap.
