@@ -1,33 +1,22 @@
-"""How long the leak guard takes, which edits it sees through, and which different texts it takes for one.
-
-Time: generated texts against a few seeds, with leaks planted among them.
+"""How long the leak guard takes: generated texts against a few seeds, with leaks planted among them.
 
 The texts are random words with the frequencies of natural text (the n-th most frequent word is n times
 rarer than the first). Every thousandth text is a seed, in turn as it is, with one word replaced, and
-followed by as much other text. Making the texts is not counted.
+followed by as much other text. Making the texts is not counted. It knows nothing of other guards.
 
-Recall: the real texts of the held-out half (the constants for long texts were set on the other), each edited once,
-against the half as it is, by kind and strength of edit (`text_edits`). False: matches of different texts of a half,
-with each other or with each other's edits. It knows nothing of other guards.
-
-    python -m benchmarks leaks [--only time] [--texts 100000] [--characters 1000] [--seeds 50] [--quotes 0.5]
-    python -m benchmarks leaks --only recall [--data ../shared/data] [--strengths 0.05 0.1 0.2 0.3] [--half 1]
+    python -m benchmarks leaks [--texts 100000] [--characters 1000] [--seeds 50] [--quotes 0.5]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import random
 import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from pathlib import Path
 
-from benchmarks.text_edits import EDITS
 from spri_dspy.leaks import Text, find_leaks
 
 PLANT_EVERY = 1_000
@@ -89,84 +78,28 @@ class Stream:
             yield text
 
 
-def _measure_time(options: argparse.Namespace) -> bool:
-    """Print one line; whether what was found is what was planted."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure once and print one line; 1 if what was found is not what was planted, else 0."""
+    options = _options(argv)
     writer = Writer(random.Random(options.seed), options.characters, options.quotes)
     seeds = [Text(f"seed-{i}", writer.text(), "seeds") for i in range(options.seeds)]
     stream = Stream(writer, seeds, options.texts)
-    start, cpu_start = time.perf_counter(), time.process_time()
+    start = time.perf_counter()
     leaks = find_leaks(seeds, stream)
     seconds = time.perf_counter() - start - stream.seconds
-    cpu_seconds = time.process_time() - cpu_start
     found = {(leak.left.id, leak.right.id) for leak in leaks}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kilobytes on Linux
     print(
         f"{options.texts} texts of {options.characters} characters against {options.seeds} seeds: "
-        f"{seconds:.1f} s ({seconds / max(1, options.texts) * 1e6:.0f} microseconds a text; with writing the texts "
-        f"{cpu_seconds:.1f} s of CPU), peak memory {peak:.0f} MB; planted {len(stream.planted)}, "
+        f"{seconds:.1f} s ({seconds / max(1, options.texts) * 1e6:.0f} microseconds a text), "
+        f"peak memory {peak:.0f} MB; planted {len(stream.planted)}, "
         f"missed {len(stream.planted - found)}, false {len(found - stream.planted)}"
     )
-    return found == stream.planted
-
-
-def read_texts(data: Path, name: str, half: slice = slice(None)) -> list[Text]:
-    """Distinct texts of a real collection ("posts", "instructions" or "questions"): part of a fixed random order."""
-    files = {
-        "posts": ("reappraisal/pool_400.jsonl", "post"),
-        "instructions": ("rubrics/biggen_765.jsonl", "input"),
-        "questions": ("truthfulqa/mc.jsonl", "question"),
-    }
-    file, field = files[name]
-    rows = [json.loads(line) for line in (data / file).read_text("utf-8").splitlines()]
-    rows = random.Random(7).sample(rows, len(rows))[half]
-    return list({row[field]: Text(str(row["id"]), row[field], name) for row in rows}.values())
-
-
-def _measure_recall(data: Path, half: int, strengths: Sequence[float]) -> None:
-    vocabulary = sorted({word for text in read_texts(data, "posts") for word in text.text.split()})
-    for name in ("posts", "instructions", "questions"):
-        texts = read_texts(data, name, slice(half, None, 2))
-        pairs = [(a.left.id, a.right.id) for a in find_leaks(texts, texts) if a.left.id != a.right.id]
-        print(f"{name}: {len(texts)} texts, {len(pairs) // 2} pairs of them match: ", end="")
-        print(", ".join(f"{a} = {b}" for a, b in sorted(pairs) if a < b) or "none")
-        groups = {"up to 26 characters": (0, 26), "27 to 160": (27, 160), "longer": (161, sys.maxsize)}
-        groups = {
-            f"{group} ({n})": limits
-            for group, limits in groups.items()
-            if (n := sum(limits[0] <= len(text.text) <= limits[1] for text in texts))
-        }
-        for kind, edit in EDITS.items():
-            for strength in strengths:
-                rng = random.Random(11)
-                edited = [Text(t.id, edit(t.text, strength, rng, vocabulary), "edited") for t in texts]
-                found = {(leak.left.id, leak.right.id) for leak in find_leaks(texts, edited)}
-                shares = []
-                for group, (least, most) in groups.items():
-                    hits = [(t.id, t.id) in found for t in texts if least <= len(t.text) <= most]
-                    shares.append(f"{group} {sum(hits) / len(hits):7.1%}")
-                n_false = len([pair for pair in found - set(pairs) if pair[0] != pair[1]])
-                print(f"  {kind:18} {strength:4.0%}: {', '.join(shares)}; false {n_false}", flush=True)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; 1 if of the planted leaks others were found than those, else 0."""
-    options = _options(argv)
-    is_right = options.only == "recall" or _measure_time(options)
-    if options.only != "time":
-        if options.data.is_dir():
-            _measure_recall(options.data, options.half, options.strengths)
-        else:
-            print(f"no recall: no real data in {options.data}; name its folder with --data")
-    return int(not is_right)
+    return int(found != stream.planted)
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks leaks", description="Measure the leak guard.")
-    data = Path(os.environ.get("SPRI_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    parser.add_argument("--only", choices=("time", "recall"), help="measure one of the two")
-    parser.add_argument("--data", type=Path, default=data, help="folder of the real texts")
-    parser.add_argument("--half", type=int, choices=(0, 1), default=1, help="0: the half for tuning")
-    parser.add_argument("--strengths", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.3], help="of edits")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks leaks", description="Time the leak guard.")
     parser.add_argument("--texts", type=int, default=100_000, help="evaluation texts")
     parser.add_argument("--characters", type=int, default=1_000, help="characters a text")
     parser.add_argument("--seeds", type=int, default=50, help="texts on the earlier side, at least 1")
