@@ -116,7 +116,11 @@ def test_mistakes_are_named_by_file_and_field(folder, text, said):
             UsageError,
             "option proposals of seed_search: input should be a valid integer, not 'many'",
         ),
-        (('name = "mix"', 'name = "mux"'), UnknownNameError, "unknown metric 'mux'; known: .*mix, pearson"),
+        (
+            ('name = "mix"', 'name = "mux"'),
+            UnknownNameError,
+            "unknown metric 'mux'; known: .*mix, pair_accuracy, pearson",
+        ),
         (('name = "mix"', 'name = "mix"\nlabel = "x"'), UsageError, "setting of the metric mix 'label'"),
         (('name = "mix"', 'name = "pearson"\nweight = 0.5'), UsageError, "metric pearson 'weight'"),
         (("posts.jsonl", "post.jsonl"), UsageError, "post.jsonl cannot be read"),
