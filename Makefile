@@ -39,24 +39,15 @@ $(VENV)/.ok: pyproject.toml constraints.txt
 	@$(PIP) install -c constraints.txt -e '.[test,check,plot,optimize]'
 	@touch $@
 
-$(VENV)/.ray-ok: $(VENV)/.ok
-	@echo "adding Ray to $(VENV)" >&2
-	@$(PIP) install -c constraints.txt -e '.[ray]'
-	@touch $@
+# What some targets need beside: one stamp each, such as .venv/.ray-ok.
+EXTRAS_ray := ray
+EXTRAS_serve := serve,test-serve
+EXTRAS_browser := test-browser
+EXTRAS_docs := docs
 
-$(VENV)/.serve-ok: $(VENV)/.ok
-	@echo "adding the endpoint and its clients to $(VENV)" >&2
-	@$(PIP) install -c constraints.txt -e '.[serve,test-serve]'
-	@touch $@
-
-$(VENV)/.browser-ok: $(VENV)/.ok
-	@echo "adding Playwright and axe to $(VENV)" >&2
-	@$(PIP) install -c constraints.txt -e '.[test-browser]'
-	@touch $@
-
-$(VENV)/.docs-ok: $(VENV)/.ok
-	@echo "adding mkdocs to $(VENV)" >&2
-	@$(PIP) install -c constraints.txt -e '.[docs]'
+$(VENV)/.%-ok: $(VENV)/.ok
+	@echo "adding $(EXTRAS_$*) to $(VENV)" >&2
+	@$(PIP) install -c constraints.txt -e '.[$(EXTRAS_$*)]'
 	@touch $@
 
 demo: $(VENV)/.ok

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import random
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,7 +20,7 @@ from typing import Any
 
 import spri_dspy as spri
 from benchmarks.recordings import read_rows
-from benchmarks.sections import Section, as_json, as_markdown, interval, number, print_sections
+from benchmarks.sections import Section, interval, number, put_out
 from spri_dspy.errors import UsageError
 from spri_dspy.metrics.agreement import JudgeAgreement
 from spri_dspy.metrics.alt_test import AltTest, alt_test
@@ -53,12 +52,7 @@ def main(argv: list[str]) -> int:
     sections = measure(options.recordings, How(options.resamples, options.seed))
     if options.simulate:
         sections.append(false_alarms(options.simulate, options.seed))
-    if options.markdown:
-        options.markdown.write_text(as_markdown(sections), "utf-8")
-    if options.json:
-        sys.stdout.write(as_json(sections, schema=1, resamples=options.resamples, seed=options.seed) + "\n")
-    else:
-        print_sections(sections)
+    put_out(sections, options, schema=1, resamples=options.resamples, seed=options.seed)
     return 0
 
 

@@ -177,7 +177,7 @@ class Grid:
         calls = {name: round(each * left) for name, each in whole.calls.items()}
         usd = whole.usd
         if self.judge:
-            each = len(getattr(load_judge(self.judge), "criteria", ()) or "1") * len(self.judge_lms)
+            each = max(1, len(getattr(load_judge(self.judge), "criteria", ()))) * len(self.judge_lms)
             asked = (n - _n_judged(cell, self.judge_lms)) * each
             tokens = asked * (cell.plan.characters / 4 / max(1, n) + _PROMPT_TOKENS)
             prices = price_evenly(parse_lm(text) for text in self.judge_lms)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import math
 import random
-import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from benchmarks.recordings import (
     read_rated,
     read_rows,
 )
-from benchmarks.sections import Section, as_json, as_markdown, interval, number, print_sections, value
+from benchmarks.sections import Section, interval, number, put_out, value
 from spri_dspy.errors import UsageError
 from spri_dspy.metrics.comparison import Comparison, holm, paired_t
 from spri_dspy.metrics.set_level import by_group, macro, mean, pair_accuracy, pair_ties, pearson, share
@@ -112,12 +111,7 @@ def main(argv: list[str]) -> int:
     settings = Settings(options.resamples, options.seed, published)
     panel = options.panel.split(",") if options.panel else published["panel"]
     sections = recompute(options.recordings, settings, panel, list_disagreements=options.disagreements)
-    if options.markdown:
-        options.markdown.write_text(as_markdown(sections), "utf-8")
-    if options.json:
-        sys.stdout.write(as_json(sections, schema=1, resamples=settings.resamples, seed=settings.seed) + "\n")
-    else:
-        print_sections(sections)
+    put_out(sections, options, schema=1, resamples=settings.resamples, seed=settings.seed)
     return 0
 
 

@@ -88,6 +88,22 @@ def as_json(sections: Sequence[Section], **heading: Any) -> str:
     return json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1)
 
 
+def put_out(sections: Sequence[Section], options: Any, **heading: Any) -> None:
+    """Print as the command line's `--json` says, and write Markdown to its `--markdown`, if it has one.
+
+    Args:
+        sections: what was found.
+        options: the parsed command line.
+        heading: the fields in front of the JSON document.
+    """
+    if getattr(options, "markdown", None):
+        options.markdown.write_text(as_markdown(sections), "utf-8")
+    if options.json:
+        sys.stdout.write(as_json(sections, **heading) + "\n")
+    else:
+        print_sections(sections)
+
+
 def print_sections(sections: Sequence[Section]) -> None:
     """Print to standard output, as wide as the terminal or 200 columns where there is none."""
     from rich.console import Console

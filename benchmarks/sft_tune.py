@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.sections import Section, as_json, difference, interval, print_sections
+from benchmarks.sections import Section, difference, interval, put_out
 from spri_dspy.errors import DataError, PrerequisiteError, UsageError
 from spri_dspy.metrics.comparison import Comparison, compare
 from spri_dspy.metrics.set_level import mean
@@ -59,10 +59,7 @@ def main(argv: list[str]) -> int:
         tuned = tune(model, tokenizer, rows, options)
         after = mc2(tuned, tokenizer, options.questions, options.limit)
     section = report(options.model, len(rows), before, after, options.seed)
-    if options.json:
-        sys.stdout.write(as_json([section], schema=1, out=str(options.out)) + "\n")
-    else:
-        print_sections([section])
+    put_out([section], options, schema=1, out=str(options.out))
     return 0
 
 

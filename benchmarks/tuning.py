@@ -16,14 +16,13 @@ from __future__ import annotations
 import argparse
 import math
 import random
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.contestants import BASELINE, METHODS, UNLIMITED, Method
-from benchmarks.sections import Section, as_json, print_sections
+from benchmarks.sections import Section, put_out
 from benchmarks.worlds import Meter, World, made_up_world, recorded_worlds
 from spri_dspy.errors import UsageError
 from spri_dspy.metrics.bootstrap import draw_clusters, wilson
@@ -71,12 +70,7 @@ def main(argv: list[str]) -> int:
         sections += made_up_sections(
             range(options.first_seed, options.first_seed + options.made_up), options.share
         )
-    if options.json:
-        sys.stdout.write(
-            as_json(sections, schema=1, seeds=options.seeds, first_seed=options.first_seed) + "\n"
-        )
-    else:
-        print_sections(sections)
+    put_out(sections, options, schema=1, seeds=options.seeds, first_seed=options.first_seed)
     return 0
 
 

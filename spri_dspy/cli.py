@@ -307,7 +307,7 @@ def tune(
 
 
 app.command("ls")(cli_results.list_runs)
-for command in (
+for _command in (
     cli_results.show,
     cli_results.report,
     cli_results.export,
@@ -315,7 +315,7 @@ for command in (
     cli_results.doctor,
     cli_results.models,
 ):
-    app.command()(command)
+    app.command()(_command)
 
 
 def _print_forecast(forecast: Forecast, json_out: bool) -> None:

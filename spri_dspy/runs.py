@@ -358,8 +358,9 @@ _SHAPES: dict[str, tuple[type, ...]] = {
     "cluster": (str, type(None)),
     "error": (str, type(None)),
 }
-_fields_of, _KINDS = attrgetter(*_SHAPES), tuple(_SHAPES.values())
 """What a record's fields are, whoever wrote the line."""
+
+_fields_of, _KINDS = attrgetter(*_SHAPES), tuple(_SHAPES.values())
 
 
 def _refuse_irregular(path: Path) -> None:

@@ -28,6 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from spri_dspy.errors import DataError, PrerequisiteError, SpriError, UnknownNameError
@@ -43,6 +44,9 @@ EXPERIMENT = "spri"
 
 TRACES_AT_MOST, ROWS_AT_MOST = 1_000, 10_000
 """Traces of one command, and rows of the table of records."""
+
+REPORT = "report.html"
+"""The artifact that is the HTML report."""
 
 _DIRECTORY = "spri.directory"
 """Tag of the run directory that an MLflow run is about."""
@@ -163,8 +167,9 @@ class Tracker:
         if rows:
             table = {"columns": list(rows[0]), "data": [list(row.values()) for row in rows]}
             client.log_text(self._run, redact(to_text(table)), "records.json")
-        for name, page in _reports(directory):
-            client.log_text(self._run, redact(page), name)
+        page = _report(directory)
+        if page is not None:
+            client.log_text(self._run, redact(page), REPORT)
 
     def _trace(self, record: Record, calls: list[tuple[int, dict[str, Any]]], end: int) -> None:
         """One example as a trace: its inputs and outputs, and a span a call with its own times."""
@@ -312,19 +317,15 @@ def _tuning_metrics(directory: RunDir) -> Iterator[tuple[str, float]]:
                 yield name, float(value)
 
 
-def _reports(directory: RunDir) -> Iterator[tuple[str, str]]:
-    """Name and text of the run's HTML report, where this version makes one."""
-    from importlib import import_module
-    from importlib.util import find_spec
-
-    if find_spec("spri_dspy.report.html") is None:
-        return
-    from tempfile import TemporaryDirectory
+def _report(directory: RunDir) -> str | None:
+    """The run's HTML report; None where there is nothing to report yet (a tuning that was stopped)."""
+    from spri_dspy.report.html import write_report
 
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "report.html"
-        import_module("spri_dspy.report.html").write_report([directory.path], path)
-        yield path.name, path.read_text("utf-8")
+        try:
+            return write_report([directory.path], Path(folder) / REPORT).path.read_text("utf-8")
+        except DataError:
+            return None
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -298,7 +298,7 @@ def _judge(ratings: Ratings, settings: AgreeSettings) -> JudgeAgreement:
         _estimates(ratings, figures, settings),
         apart,
         means,
-        calibration(ratings, settings),
+        calibration(ratings.scores(), settings),
         alpha,
         footings(ratings, OF_SCORES, settings),
         alt_test(ratings, epsilon=settings.epsilon),
@@ -326,11 +326,11 @@ def _people(every: Ratings, settings: AgreeSettings) -> PeopleAgreement:
     return PeopleAgreement(every.annotators, alpha, left_out)
 
 
-def calibration(ratings: Ratings, settings: AgreeSettings) -> list[Bin]:
+def calibration(scores: Sequence[Score], settings: AgreeSettings) -> list[Bin]:
     """People's mean number by the judge's: one bin a distinct number, or ten bins of about as many rows each."""
     import numpy as np
 
-    rows = [s for s in ratings.scores() if is_number(s.value) and is_number(s.label)]
+    rows = [s for s in scores if is_number(s.value) and is_number(s.label)]
     values = np.array([s.value for s in rows], dtype=np.float64)
     distinct = np.unique(values)
     if not len(distinct):

@@ -147,6 +147,18 @@ def test_a_run_that_stops_is_marked_and_keeps_what_is_finished(store):
     assert run.data.metrics["examples"] == len(list(RunDir.read("r").records()))
 
 
+def test_a_tuning_that_stops_is_marked_though_it_has_no_report(store, tmp_path):
+    uri, client = store
+    write(tmp_path / "posts.jsonl", *POSTS)
+    (tmp_path / "recipe.toml").write_text(RECIPE, "utf-8")
+    gone = "hosted_vllm/m?api_base=http://127.0.0.1:1/v1"
+    lms = ("--lm", f"base={gone}", "--lm", f"judge={gone}")
+    code, _, err = spri("tune", "recipe.toml", *lms, "--track", f"mlflow:{uri}")
+    assert code == 3 and "mlflow:" not in err
+    [run], _ = logged(client)
+    assert run.info.status == "FAILED"
+
+
 def test_an_unknown_tracker_is_answered_with_the_menu_before_anything_is_written(store, tmp_path):
     assert_refused(
         spri("run", "sft", "--run", "r", "--track", "wandb"), 2, "unknown tracker 'wandb'", "mlflow:URI"

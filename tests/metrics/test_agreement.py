@@ -203,12 +203,12 @@ def test_alpha_of_too_many_numbers_is_refused_before_memory_is_full():
 
 def test_calibration_has_a_bin_a_number_or_ten():
     ratings = make_world(100)
-    bins = calibration(ratings, QUICK)
+    bins = calibration(ratings.scores(), QUICK)
     assert [b.low for b in bins] == [1, 2, 3, 4, 5]
     fours = [fmean(i.people) for i in ratings.items if i.value == 4]
     assert bins[3].people.value == pytest.approx(fmean(fours))
     fine = replace(ratings, items=tuple(replace(i, value=i.value + int(i.id) / 1000) for i in ratings.items))
-    many = calibration(fine, QUICK)
+    many = calibration(fine.scores(), QUICK)
     assert [b.people.n for b in many] == [10] * 10
     assert all(a.high < b.low for a, b in itertools.pairwise(many))
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 from spri_dspy.errors import DataError
+from spri_dspy.metrics.agreement import calibration
 from spri_dspy.metrics.bootstrap import is_number
 from spri_dspy.metrics.ranks import spearman
+from spri_dspy.metrics.rated import AgreeSettings
 from spri_dspy.metrics.set_level import by_group, macro, mae, mean, pearson
-from spri_dspy.records import Estimate, Score
+from spri_dspy.records import Score
 from spri_dspy.report.figures import criteria_of, is_scored_offline, scores_of
 from spri_dspy.report.html.subject import Subject, estimate_row, judge_name
 from spri_dspy.report.html.texts import Cleaner
@@ -23,8 +24,8 @@ from spri_dspy.report.html.texts import Cleaner
 _MOST = 10
 """Examples that are listed where judge and people differ most."""
 
-_LEVELS, _BINS = 10, 8
-"""Numbers of a side for which a confusion matrix is drawn; bins of a calibration beyond that."""
+_LEVELS = 10
+"""Numbers of a side for which a confusion matrix is drawn."""
 
 
 def agreements(subject: Subject) -> list[dict[str, Any]]:
@@ -74,7 +75,7 @@ def agreement_of(
         "figures": _figures(scores, same_scale, clean),
         "points": [(value, label, n) for (value, label), n in sorted(points.items())],
         "confusion": _confusion(points) if same_scale else None,
-        "calibration": _calibration(pairs),
+        "calibration": _calibration(scores),
         "most": _most_different(pairs, same_scale, clean),
     }
 
@@ -113,25 +114,13 @@ def _confusion(points: Counter[tuple[float, float]]) -> dict[str, Any] | None:
     }
 
 
-def _calibration(pairs: Sequence[tuple[Score, float, float]]) -> list[dict[str, Any]]:
+def _calibration(scores: Sequence[Score]) -> list[dict[str, Any]]:
     """People's mean where the judge gave a number, or numbers of a bin, with its interval."""
-    ordered = sorted(pairs, key=lambda pair: pair[1])
-    levels = sorted({value for _, value, _ in ordered})
-    if len(levels) <= _LEVELS:
-        bins = [[pair for pair in ordered if pair[1] == level] for level in levels]
-    else:
-        ends = [round(k * len(ordered) / _BINS) for k in range(_BINS + 1)]
-        bins = [ordered[a:b] for a, b in pairwise(ends) if b > a]
-    found: list[dict[str, Any]] = []
-    for part in bins:
-        people = mean([Score(s.id, label, None, None, s.cluster) for s, _, label in part])
-        at = sum(value for _, value, _ in part) / len(part)
-        found.append({"judge": at, "from": part[0][1], "to": part[-1][1], **_plain(people)})
-    return found
-
-
-def _plain(estimate: Estimate) -> dict[str, Any]:
-    return {key: estimate.to_json()[key] for key in ("value", "low", "high", "n")}
+    return [
+        {"judge": each.judge, "from": each.low, "to": each.high}
+        | {key: each.people.to_json()[key] for key in ("value", "low", "high", "n")}
+        for each in calibration(scores, AgreeSettings())
+    ]
 
 
 def _most_different(
