@@ -1,8 +1,9 @@
 """Build the wheel and prove that it works where the checkout is not.
 
 The wheel goes to dist/, then into an empty environment with nothing but the core dependencies; from a
-temporary folder every module is imported and two commands are run. It knows how to install and call the
-package; what the package answers is the business of the tests.
+temporary folder every module is imported, of which those for other tools may say how to install these, and
+two commands are run. It knows how to install and call the package; what the package answers is the business
+of the tests.
 
     .venv/bin/python .ci/wheel_check.py
 """
@@ -22,13 +23,19 @@ PACKAGE = "spri_dspy"
 EXAMPLE = ["run", "reappraisal", "--text", "I failed my exam and feel like a fraud.", "--json"]
 IMPORT_ALL = f"""
 import importlib, pkgutil, sys, {PACKAGE}
+from {PACKAGE}.errors import PrerequisiteError
 assert not {PACKAGE}.__file__.startswith(sys.argv[1]), "imported from the checkout"
 def fail(name):
     raise
 names = [m.name for m in pkgutil.walk_packages({PACKAGE}.__path__, "{PACKAGE}.", onerror=fail)]
 for name in names:
-    if not name.endswith("__main__"):
+    if name.endswith("__main__"):
+        continue
+    try:
         importlib.import_module(name)
+    except PrerequisiteError as error:  # the other tool is not here; the line says how to get it
+        if not name.startswith("{PACKAGE}.integrations.") or "pip install" not in str(error):
+            raise
 print(len(names))
 """
 
