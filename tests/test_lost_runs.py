@@ -200,12 +200,12 @@ from spri_dspy.runs import RunDir
 run = RunDir.create(sys.argv[1], {"task": "questions", "seed": 0, "lms": {"base": "offline"}})
 child = os.fork()
 if child == 0:
-    print("child", os.getpid(), run._out, run._lock, flush=True)
+    os.write(1, f"child {os.getpid()} {run._out} {run._lock}\\n".encode())  # at once: two processes write here
     sys.stdin.read()
     os._exit(0)
 if sys.argv[2] == "close":
     run.close()
-    print("closed", flush=True)
+    os.write(1, b"closed\\n")
     sys.stdin.read()
 os._exit(0)
 """
