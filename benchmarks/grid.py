@@ -25,7 +25,7 @@ from spri_dspy.lms.spec import check_offline_roles, load_lm, parse_lm
 from spri_dspy.records import Record, Score
 from spri_dspy.report.figures import LABEL, criteria_of, scores_of
 from spri_dspy.runs import RunDir
-from spri_dspy.systems import load_system
+from spri_dspy.systems import check_evaluable, load_system
 from spri_dspy.tasks import Example, Task, load_task
 
 OFFLINE = "offline"
@@ -82,6 +82,11 @@ class Cell:
     path: Path
     examples: Mapping[str, Example] = field(default_factory=dict)
     judged: Path | None = None
+
+    @property
+    def sees(self) -> str:
+        """The most that the system's criteria are made from: input, responses or labels."""
+        return self.plan.manifest["sees"]
 
     @property
     def leaks(self) -> list[str]:
@@ -282,6 +287,8 @@ def split_system(text: str) -> tuple[str, dict[str, str]]:
 
 def _cell(task: Task, ask: Ask, base: str, name: str, system: str) -> Cell:
     called, settings = split_system(system)
+    given: dict[str, Any] = settings
+    check_evaluable(load_system(called, task, **given))
     planned = run.plan(
         run.RunRequest(
             task=task,

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
 from benchmarks.sections import Section, as_json, as_markdown, interval, number
-from benchmarks.tables import NOT_TESTED
+from benchmarks.tables import NOT_TESTED, VIEWS
 from spri_dspy.records import Estimate, StopReason
 
 if TYPE_CHECKING:
@@ -24,6 +24,11 @@ _SHORT = 16
 """Characters of a reason that stands in the table itself; a longer one becomes a numbered note."""
 
 _MOST_LEAKS = 3
+
+_VIEWS = {
+    "responses": "also the response that is judged, or sample responses",
+    "labels": "also what people or the data know of the answers",
+}
 
 SCHEMA = 2
 """Version of the JSON document. 2: tables of the offline stand-in hold counts only."""
@@ -197,8 +202,9 @@ def _no_groups(table: Table) -> list[str]:
 
 
 def _heading(entry: Entry) -> tuple[str, str]:
-    leak = " [leak]" if entry.cell.leaks else ""
-    return entry.cell.base, entry.cell.system + leak
+    """Base and system, with what has to be known of the system before its figures are compared."""
+    cell, leak = entry.cell, " [leak]" if entry.cell.leaks else ""
+    return cell.base, cell.system + ("" if cell.sees == VIEWS[0] else f" [sees {cell.sees}]") + leak
 
 
 def _beside(table: Table, measure: Measure, entry: Entry | None = None) -> dict[str, str]:
@@ -242,6 +248,11 @@ def _run_notes(table: Table) -> list[str]:
         for e in table.entries
         if e.failed
     ]
+    if views := {e.cell.sees for e in table.entries} - {VIEWS[0]}:
+        meant = "; ".join(f"[sees {view}] {_VIEWS[view]}" for view in VIEWS if view in views)
+        notes.append(
+            f"Rows stand together by what a system's criteria are made from, unmarked the input: {meant}."
+        )
     leaks = {leak: None for e in table.entries for leak in e.cell.leaks}
     shown = "; ".join(list(leaks)[:_MOST_LEAKS])
     return notes + (

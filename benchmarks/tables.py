@@ -14,18 +14,22 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from benchmarks import grid
 from benchmarks.published import published
 from benchmarks.sections import Section
 from spri_dspy.metrics.comparison import Comparison, compare, holm
 from spri_dspy.metrics.set_level import Statistic, by_group, macro
+from spri_dspy.program import Sees
 from spri_dspy.records import Estimate, Score
 
 STAND_IN = "offline stand-in: not a language model"
 NOT_TESTED = "not tested: "
 """How the reason of a comparison begins that was not made for want of examples."""
+
+VIEWS = get_args(Sees)
+"""What systems' criteria are made from, the least first: the order of a table's rows."""
 
 SIGNIFICANT = 0.05
 FEWEST_SOURCES = 6
@@ -169,6 +173,7 @@ class Entry:
             "base": cell.base,
             "base_lm": cell.plan.manifest["lms"]["base"],
             "system": cell.system,
+            "sees": cell.sees,
             "asked": self.asked,
             "failed": self.failed,
             "leaks": cell.leaks,
@@ -257,7 +262,7 @@ def read(definition: Definition, cells: grid.Grid) -> Table:
 
 
 def _block(definition: Definition, cells: Sequence[grid.Cell], seed: int) -> list[Entry]:
-    """The rows of one base."""
+    """The rows of one base, those with one view together."""
     scores = {m.name: {c.system: m.scores(c) for c in cells} for m in definition.measures}
     tests = {
         m.name: against_baselines(m, scores[m.name], definition.baselines, seed)
@@ -285,7 +290,7 @@ def _block(definition: Definition, cells: Sequence[grid.Cell], seed: int) -> lis
                 same,
             )
         )
-    return entries
+    return sorted(entries, key=lambda entry: VIEWS.index(entry.cell.sees))
 
 
 def against_baselines(

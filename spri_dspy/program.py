@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self, Unpack
+from typing import Any, Literal, Protocol, Self, Unpack
 
 import dspy
 
@@ -27,6 +27,9 @@ from spri_dspy.tasks.seeds import choose_seeds
 
 Seeds = str | Path | Iterable[Mapping[str, Any]]
 """Which seeds a program is shown; see `tasks.seeds.SEEDS`."""
+
+Sees = Literal["input", "responses", "labels"]
+"""The most that a system's criteria are made from; see `Program.sees`."""
 
 
 class ProgramTask(Protocol):
@@ -59,12 +62,16 @@ class Program(dspy.Module):
         defaults: what stands for inputs that are left out.
         optional: names of inputs that a call may have.
         label_inputs: names of labels that this system is shown (an oracle sees the experts' principles).
+        sees: the most that its principles or criteria are made from: "input", "responses" (also the answer that is
+            judged, or sample answers), or "labels" (what people or the data know of the answers). Those with
+            label_inputs see labels.
         calls: LM calls an example takes: fewest, typical, most.
     """
 
     inputs: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     label_inputs: tuple[str, ...] = ()
+    sees: Sees = "input"
     calls: tuple[float, float, float] = (1, 1, 1)
 
     def __init__(self, task: ProgramTask) -> None:
@@ -168,6 +175,7 @@ class SPRI(Program):
     needs (a rubrics instance with no answer to judge) ends after the first.
     """
 
+    sees = "input"
     # Both stages accepted at once; as measured on the published runs; every round of both used.
     calls = (4, 4.5, 16)
 

@@ -35,7 +35,7 @@ PARTIAL = f"{MANIFEST}.partial"
 MADE_FROM_IT = ("judged", "exports")
 """Folders in a run directory of what was made from the run; they go with it."""
 
-INFORMATIVE = ("schema", "created", "versions", "lms", "command", "input")
+INFORMATIVE = ("schema", "created", "versions", "lms", "command", "input", "sees")
 """Manifest fields that may differ when a run is resumed; every other field must be equal."""
 
 

@@ -39,7 +39,7 @@ ASKED = (
     "paper",
     "lms",
 )
-CELL = ["base", "base_lm", "system", "asked", "failed", "leaks", "run", "judged_run"]
+CELL = ["base", "base_lm", "system", "sees", "asked", "failed", "leaks", "run", "judged_run"]
 VANILLA = [5, 6, 4, 7, 5, 6, 5, 4, 6, 5, 7, 6]
 SELF_REFINE = [6, 6, 5, 7, 5, 7, 6, 5, 6, 5, 7, 7]
 SPRI = [8, 8, 8, 9, 8, 8, 7, 8, 9, 8, 9, 9]
@@ -54,7 +54,9 @@ def test_benchmark_runs_on_real_rows_and_says_that_the_stand_in_answered(name, t
     code, out, err = command(capsys, *asked, *outputs)
     document = json.loads(out)
     assert code == 0
-    assert [row["system"] for row in document[name]["results"]] == systems.split(",")
+    views = {row["system"]: row["sees"] for row in document[name]["results"]}
+    assert list(views) == sorted(systems.split(","), key=lambda system: views[system] == "labels")
+    assert views["spri"] == "input" and views.get("oracle_response") in (None, "labels")
     assert all(row["asked"] == 3 and row["failed"] == 0 for row in document[name]["results"])
     assert STAND_IN in document["title"] and document["stand_ins"]
     assert STAND_IN in (tmp_path / "table.md").read_text("utf-8").splitlines()[0]

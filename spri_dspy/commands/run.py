@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from spri_dspy.records import Record
 from spri_dspy.report.figures import has_judgements
 from spri_dspy.runs import RunDir, fingerprint
 from spri_dspy.strict_json import from_text, to_text
-from spri_dspy.systems import load_system
+from spri_dspy.systems import load_system, view_of
 from spri_dspy.tasks import Example, Task, load_task
 
 SORTED_AT_MOST = 10_000
@@ -308,10 +308,11 @@ def _survey(
 ) -> tuple[int, int, tuple[Leak, ...]]:
     """Read all examples once: how many, how many characters, and which of them are among the seeds."""
     total = characters = 0
+    held_out = getattr(program, "held_out", None)
 
     def texts() -> Iterator[Text]:
         nonlocal total, characters
-        seen: set[str] = set()
+        name, seen = "evaluation" if held_out is None else "training", set[str]()
         for example in examples:
             total += 1
             try:
@@ -322,9 +323,16 @@ def _survey(
             source = example.cluster or example.id
             if source not in seen:
                 seen.add(source)
-                yield Text(source, str(example.input_values[task.text_input]), "evaluation")
+                yield Text(source, str(example.input_values[task.text_input]), name)
 
-    leaks = check_leaks({"seeds": seed_texts(task, program), "evaluation": texts()}, allow=allow_leak)
+    seeds = seed_texts(task, program)
+    # What makes seeds out of the rows themselves names those that are evaluated.
+    collections = (
+        {"seeds": seeds, "evaluation": texts()}
+        if held_out is None
+        else {"evaluation": [*held_out()], "training": chain(seeds, texts())}
+    )
+    leaks = check_leaks(collections, allow=allow_leak)
     return total, characters, leaks
 
 
@@ -366,6 +374,7 @@ def _manifest(task: Task, program: Any, specs: Mapping[str, LMSpec], request: Ru
         specs,
         task=task.name,
         system=request.system,
+        sees=view_of(program),
         data=_data_identity(task, request),
         program=program_fingerprint(program),
         seeds=_seed_counts(program),

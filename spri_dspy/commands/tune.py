@@ -35,7 +35,7 @@ from spri_dspy.records import Record
 from spri_dspy.report.tuning import KIND
 from spri_dspy.runs import MANIFEST, RunDir, fingerprint
 from spri_dspy.strict_json import to_text
-from spri_dspy.systems import load_system
+from spri_dspy.systems import check_evaluable, load_system
 from spri_dspy.tasks import Example, Task, load_task
 from spri_dspy.tuning.evaluation import unscorable
 from spri_dspy.tuning.experiment import Experiment, explained
@@ -256,6 +256,7 @@ def plan(recipe: Recipe, *, allow_leak: bool = False) -> TunePlan:
     program = load_system(
         recipe.path(recipe.program.system), task, paper=recipe.program.paper, **recipe.program.settings
     )
+    check_evaluable(program)
     if recipe.program.start is not None:
         load_program(program, recipe.path(recipe.program.start))
     part, limits = recipe.optimizer, recipe.budget.model_dump()

@@ -44,7 +44,7 @@ _REPLIES = ["Much turns on {}.", "Look at {} as a friend would.", "A step could 
 _SHARES = ["no part of", "little of", "a part of", "most of", "all of"]
 _ROLE = re.compile(  # what a field is for, by a part of its name
     "(?P<feedback>feedback|critique|reason|expla)|(?P<reference>reference)|(?P<candidate>response|answer)"
-    r"|(?P<aim>^aim$|system_prompt)|(?P<criteria>principle|rubric|criteri)|(?P<context>\Z)"
+    r"|(?P<aim>^aim$|system_prompt)|(?P<criteria>principle|rubric|criteri|checklist)|(?P<context>\Z)"
 )
 
 

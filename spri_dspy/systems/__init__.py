@@ -1,19 +1,19 @@
 """Systems: SPRI and everything that its tables compare it with, one file each, all DSPy modules.
 
 A system is made by its file's `system(task, *, paper=False, **settings)` and is a `program.Program`: it takes the
-task's inputs, has LM roles, and returns `response` (and `principles` where it has any) with usage and trace.
-`load_system` finds built-in systems, installed ones (entry point group `spri_dspy.systems`) and
+task's inputs, has LM roles, states what it `sees`, and returns `response` (and `principles` where it has any) with
+usage and trace. `load_system` finds built-in systems, installed ones (entry point group `spri_dspy.systems`) and
 `path/to/file.py:NAME`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from spri_dspy.errors import SpriError, UnknownNameError, UsageError
 from spri_dspy.lookup import lookup, parameters_of, where_raised
-from spri_dspy.program import Program
+from spri_dspy.program import Program, Sees
 
 
 def load_system(name: str, task: Any, *, paper: bool = False, **settings: Any) -> Program:
@@ -50,6 +50,31 @@ def load_system(name: str, task: Any, *, paper: bool = False, **settings: Any) -
     if not isinstance(made, Program):
         raise UsageError(f"the system {name} must be a spri_dspy.program.Program, not {type(made).__name__}")
     return made
+
+
+def view_of(program: Any) -> Sees:
+    """The most that a system's criteria are made from, see `Program.sees`; one that is shown labels sees labels.
+
+    Raises:
+        UsageError: it states none of the three.
+    """
+    sees: Any = "labels" if getattr(program, "label_inputs", ()) else getattr(program, "sees", "input")
+    if sees not in get_args(Sees):
+        raise UsageError(f"what a system sees is one of {', '.join(get_args(Sees))}, not {sees!r}")
+    return sees
+
+
+def check_evaluable(program: Any) -> None:
+    """Refuse a system that makes seeds out of labels where systems are evaluated.
+
+    Raises:
+        UsageError: it has `held_out`, the rows that must not be among its own.
+    """
+    if hasattr(program, "held_out"):
+        raise UsageError(
+            f"the system {type(program).__name__.casefold()} makes seeds from the labels of training rows and is "
+            "never evaluated; run it by itself, and evaluate a system with its seeds"
+        )
 
 
 def _typed(name: str, make: Any, settings: Mapping[str, Any]) -> dict[str, Any]:

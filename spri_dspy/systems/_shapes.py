@@ -30,7 +30,7 @@ class OneStep(Program):
         task: what the program is for.
         signature: the call, with an input `principles` if there are any.
         given: where the principles come from; None for a system without.
-        label_inputs: labels that `given` reads.
+        label_inputs: labels that `given` reads; a system with any sees labels.
 
     1 LM call. The predictor is `generate`.
     """
@@ -48,6 +48,7 @@ class OneStep(Program):
         self.given = given
         self.inputs = tuple(name for name in signature.input_fields if name != "principles")
         self.label_inputs = label_inputs
+        self.sees = "labels" if label_inputs else "input"
 
     def plan(self, inputs: Mapping[str, Any], group: str | None = None) -> Plan:
         """The call."""
@@ -69,6 +70,8 @@ class Rewritten(Program):
     1 + len(steps) LM calls. The predictors are `generate` and `refine`. The trace has every version, without a
     verdict.
     """
+
+    sees = "input"
 
     def __init__(
         self,

@@ -42,4 +42,6 @@ def system(task: ProgramTask, *, paper: bool = False, individual: bool = False) 
         )
     apply = task.stages.refine_response.delete("feedback").with_instructions(_APPLY)
     steps = [{"principles": row["oracle_principles"]} for row in dimensions()]
-    return Rewritten(task, asked_once(task), apply, steps)
+    program = Rewritten(task, asked_once(task), apply, steps)
+    program.sees = "labels"  # the standards that responses are judged by come from these
+    return program

@@ -20,6 +20,7 @@ class OracleResponse(Program):
         task: what the program is for.
     """
 
+    sees = "labels"
     label_inputs = ("reference_answer",)
     calls = (0, 0, 0)
 

@@ -97,6 +97,8 @@ class SeedPrinciples(Program):
     keeps them. Where an optimiser throws them away, the task's seeds are used. Other demos are shown as demos.
     """
 
+    sees = "input"
+
     def __init__(self, task: ProgramTask, *, which: str = "nearest", reworded: bool = True) -> None:
         super().__init__(task)
         signature = task.stages.generate_response

@@ -94,6 +94,8 @@ class FeedbackLoop(Program):
     The loop is `program.response`, a CritiqueRefine whose critic is the base.
     """
 
+    sees = "input"
+
     def __init__(self, task: ProgramTask, *, paper: bool = False, max_critiques: int = _CRITIQUES) -> None:
         super().__init__(task)
         generate, stages = asked_once(task), task.stages

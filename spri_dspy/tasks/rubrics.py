@@ -5,6 +5,11 @@ the instance is judged with that same rubric. Rows: BiGGen Bench and its human-s
 evaluation sets, or our own with a list of `responses` (texts, objects with a `response` and its labels, or an object
 {source: answer}). `answer` is another name of `response`. A row without an answer ends after stage 1.
 
+Rows of preferences have several `responses` and say who won: `preferred` (the place of one, from 1, or 0 for a tie) or
+`annotators` (a list of such votes). Each answer is judged by itself, with the one rubric of its instance; its label
+`preference` is its share of the votes, to which a tie gives every response alike. A row may also have a
+`preferred_response` and a `rejected_response`, and no answers: labels to make seeds from.
+
 A human score of -1 is no label. Source of the task: paper.md section 2; all wording is ours.
 """
 
@@ -25,6 +30,7 @@ from spri_dspy.records import Record
 from spri_dspy.runs import fingerprint
 from spri_dspy.signatures import FivePoint, Stages
 from spri_dspy.tasks import Example, Task, make_example
+from spri_dspy.tasks._preferences import SIDES, preferences
 from spri_dspy.tasks.fields import (
     checked_text,
     is_blank,
@@ -58,6 +64,7 @@ OWN_LABELS = ("human_score", "gpt4_scores")
 COLUMNS = (
     *("id", "instruction", "system_prompt", "input", "capability", "category", "reference_answer"),
     *("score_rubric", "rubric", "principles", "model_name", "responses", *ANSWERS, *OWN_LABELS),
+    *("preferred", "annotators", *SIDES),
 )
 """Every column that is read."""
 
@@ -233,19 +240,22 @@ def read_row(row: Mapping[str, Any], number: int, *, with_reference: bool = Fals
     shared |= {} if rubric is None else {"rubric": rubric.model_dump()}
     inputs: dict[str, Any] = {"instruction": instruction} | ({} if given is None else {"principles": given})
     instance = row_id(row, number)
-    shown = {"reference_answer": reference} if with_reference else {}
+    seen = {"reference_answer": reference} if with_reference else {}
+    given = list(_answers(row, instance))
+    shares, sides = preferences(row, [answer for _, answer, _ in given])
+    shared |= sides
     answers = [
-        make_example(name, inputs | {"answer": answer} | shown, group, instance, shared | labels)
-        for name, answer, labels in _answers(row, instance)
+        make_example(name, inputs | {"answer": answer} | seen, group, instance, shared | labels | liked)
+        for (name, answer, labels), liked in zip(given, shares, strict=True)
     ]
     return answers or [make_example(instance, inputs, group, instance, shared)]
 
 
 def _instruction(row: Mapping[str, Any]) -> str:
-    if not is_blank(row.get("instruction")) or is_blank(row.get("input")):
+    if is_blank(row.get("input")):
         return text(row, "instruction")
-    system = optional_text(row, "system_prompt")
-    return text(row, "input") if system is None else f"{system}\n\n{text(row, 'input')}"
+    before = optional_text(row, "instruction", "system_prompt")
+    return text(row, "input") if before is None else f"{before}\n\n{text(row, 'input')}"
 
 
 def _answers(row: Mapping[str, Any], instance: str) -> Iterator[tuple[str, str, dict[str, Any]]]:

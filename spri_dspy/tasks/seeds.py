@@ -26,7 +26,7 @@ SEEDS = {
     "all": "the task's own, all of them for every input",
     "k:N": "the first N of each of the task's groups",
     "nearest:K": "the task's own; an input is shown the K that were written for the nearest inputs",
-    "FILE": "those of a file with the task's inputs, principles and, if there are any, group",
+    "FILE": "those of a file with the task's inputs, principles and, if there are any, group; or exported rubrics",
 }
 """What `seeds` may be."""
 
@@ -82,7 +82,7 @@ def _seed(place: str, row: Mapping[str, Any], stages: Stages, group_of: Any) -> 
     try:
         inputs = {name: text(row, name) for name in stages.generate_principles.input_fields}
         principles = text(row, "principles") if kind is str else _typed(row, kind)
-        group = optional_text(row, "group") or (group_of(inputs) if group_of else None)
+        group = optional_text(row, "group", "capability") or (group_of(inputs) if group_of else None)
     except DataError as error:
         raise DataError(f"{place_of(place, row)}: {error}") from None
     return {**inputs, "principles": principles} | ({} if group is None else {"group": group})
@@ -90,7 +90,7 @@ def _seed(place: str, row: Mapping[str, Any], stages: Stages, group_of: Any) -> 
 
 def _typed(row: Mapping[str, Any], kind: Any) -> Any:
     """Principles of a type, such as a rubric, in JSON."""
-    value = row.get("principles")
+    value = row.get("principles", row.get("rubric"))
     try:
         read = kind.from_text if isinstance(value, str) else pydantic.TypeAdapter(kind).validate_python
         return pydantic.TypeAdapter(kind).dump_python(read(value), mode="json")
