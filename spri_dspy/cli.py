@@ -16,7 +16,7 @@ import typer
 
 from spri_dspy import cli_options as options
 from spri_dspy import cli_results
-from spri_dspy.errors import SpriError
+from spri_dspy.errors import SpriError, UsageError
 from spri_dspy.redaction import scrub
 from spri_dspy.screen import (
     claim_streams,
@@ -158,6 +158,8 @@ def judge(
     judges: options.Judges = None,
     lm: options.JudgeLMs = None,
     setting: options.JudgeSettings = None,
+    ablate: options.Ablate = False,
+    gate: options.GateFile = None,
     limit: options.JudgeLimit = None,
     concurrency: options.Concurrency = 16,
     allow_leak: options.AllowLeak = False,
@@ -192,6 +194,11 @@ def judge(
         keep_calls=keep_calls,
         budget=budget_of(max_calls, max_tokens, max_usd),
     )
+    if ablate:
+        shared: dict[str, Any] = {"dry_run": dry_run, "fresh": fresh, "json_out": json_out}
+        return cli_results.ablate(request, how, gate, **shared)
+    if gate is not None:
+        raise UsageError("--gate writes what an ablation decides; add --ablate")
     own = command.own_scores(request)
     if own is not None:
         _print_figures(own, json_out)

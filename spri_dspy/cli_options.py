@@ -100,7 +100,22 @@ JudgeSettings = Annotated[
         "--set",
         metavar="NAME=VALUE",
         help="samples=N, logprobs=true, swap=true, combine=mean|median, reference=true, "
-        "rubric=run|label|FILE (several with commas between); repeat.",
+        "rubric=run|label|general|FILE (several with commas between); repeat.",
+    ),
+]
+Ablate = Annotated[
+    bool,
+    typer.Option(
+        "--ablate",
+        help="Judge with the run's rubrics, with none and with a general one: does the rubric help?",
+    ),
+]
+GateFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--gate",
+        metavar="FILE",
+        help="With --ablate: write where the general rubric should stand in, for spri run --set gate=FILE.",
     ),
 ]
 JudgeLimit = Annotated[int | None, typer.Option(help="Only the first N examples that finished.")]

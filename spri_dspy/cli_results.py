@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spri_dspy import cli_options as options
 from spri_dspy.screen import print_json, print_lines, print_parts, say, silence_dspy
+
+if TYPE_CHECKING:
+    from spri_dspy.commands.execution import Execution
+    from spri_dspy.commands.judge import JudgeRequest
+    from spri_dspy.runs import RunDir
 
 
 def list_runs(
@@ -187,3 +192,44 @@ def models(json_out: options.Json = False) -> None:
     usable = next((each for each in found if not each.problem), None)
     use = f'use one: spri run reappraisal --lm "base=gguf/{usable.path}"' if usable else "no model found"
     say(use, *HOW_TO_GET_ONE)
+
+
+def ablate(
+    request: JudgeRequest, how: Execution, gate: Path | None, *, dry_run: bool, fresh: bool, json_out: bool
+) -> None:
+    """Judge a run's answers with its rubrics, with none and with a general one; say whether the rubrics help."""
+    from spri_dspy.commands import ablate as command
+    from spri_dspy.commands.ending import execute_watched
+    from spri_dspy.report.ablation import offline_lines
+
+    plan = command.plan(request)
+    how.check(plan.lms)
+    if dry_run:
+        forecast = plan.forecast()
+        return print_json(forecast.to_json()) if json_out else print_lines(forecast.lines())
+    judged: dict[str, RunDir] = {}
+    failed = 0
+    for name, arm in plan.arms.items():
+        with arm.open(fresh=fresh) as directory:
+            ended = execute_watched(arm, directory, how)
+        judged[name], failed = directory, failed + ended.failed
+        say(f"judged with {command.ARMS[name]}: {'; '.join(ended.lines())}")
+    counted = offline_lines(judged)
+    if counted is not None:
+        print_json({"run": str(plan.run.path), "offline": True}) if json_out else print_lines(counted)
+        if gate is not None:
+            say("no gate was written: the offline LM decides nothing")
+    else:
+        found = plan.found(judged)
+        written = None if gate is None else command.decide(plan, found)
+        if json_out:
+            decided = {} if written is None else {"gate": written.to_json()}
+            print_json({"run": str(plan.run.path), **found.to_json(), **decided})
+        else:
+            print_lines(found.lines())
+        if written is not None and gate is not None:
+            command.write_gate(written, gate)
+            say(*command.gate_lines(written, found, gate))
+    say(*plan.arms["own"].notes(), *(f"next: {each}" for each in plan.next_commands(judged)))
+    if failed:
+        raise typer.Exit(1)

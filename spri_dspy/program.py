@@ -9,19 +9,21 @@ It knows no task and no model: a task brings signatures and seeds, roles bring L
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, Unpack
 
 import dspy
+import pydantic
 
 from spri_dspy import runs
 from spri_dspy.adapters import ChatStyle, adapter_of
-from spri_dspy.critique_refine import CritiqueRefine, LoopSettings, Outcome, Plan, arun_plan, run_plan
+from spri_dspy.critique_refine import CritiqueRefine, LoopSettings, Outcome, Plan, Step, arun_plan, run_plan
 from spri_dspy.errors import UsageError
+from spri_dspy.gate import Gate, load_gate
 from spri_dspy.lms.spec import LMSpec, check_offline_roles, load_lm
 from spri_dspy.predict import demos_of_group, harmless_state
-from spri_dspy.signatures import Stages
+from spri_dspy.signatures import Stages, candidate_field
 from spri_dspy.strict_json import from_text
 from spri_dspy.tasks.seeds import choose_seeds
 
@@ -158,6 +160,8 @@ class SPRI(Program):
     Args:
         task: what `load_task` returns, or anything with `name`, `stages` and `seeds`.
         seeds: task, none, default, all, k:N, nearest:K, a file or rows; see `tasks.seeds.SEEDS`.
+        gate: when general principles stand in for generated ones: a `Gate` or its file. Predictions then have
+            `principles_from`: "generated", "general" (none were generated) or "general after STOP_REASON".
         **loop: settings of both loops, see CritiqueRefine.
 
     The seeds are `program.principles.generate.demos`: optimisers tune them, `save` keeps them.
@@ -184,10 +188,13 @@ class SPRI(Program):
         task: ProgramTask,
         *,
         seeds: Seeds = "task",
+        gate: Gate | Mapping[str, Any] | str | Path | None = None,
         **loop: Unpack[LoopSettings],
     ) -> None:
         super().__init__(task)
         stages = task.stages
+        self.gate = None if gate is None else load_gate(gate)
+        self._general = None if self.gate is None else _principles_of(self.gate, stages)
         self.principles = CritiqueRefine(
             stages.generate_principles,
             stages.critique_principles,
@@ -224,13 +231,31 @@ class SPRI(Program):
     def plan(self, inputs: Mapping[str, Any], group: str | None = None) -> Plan:
         """Both stages, or the one that the inputs call for."""
         outcomes: dict[str, Outcome] = {}
-        known = dict(inputs)
+        known, about = dict(inputs), dict[str, Any]()
         if "principles" not in known:
-            outcomes["principles"] = yield from self.principles.plan(known, group)
-            known["principles"] = outcomes["principles"].value
+            known["principles"], about = yield from self._principles_plan(known, group, outcomes)
         if all(name in known for name in self.optional):
             outcomes["response"] = yield from self.response.plan(known, group)
-        return {"principles": known["principles"], **_fields(outcomes)}
+        return {**_fields(outcomes), "principles": known["principles"], **about}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides its course beside its prompts and its loops."""
+        return {} if self.gate is None else self.gate.settings
+
+    def _principles_plan(
+        self, inputs: Mapping[str, Any], group: str | None, outcomes: dict[str, Outcome]
+    ) -> Generator[Step, dspy.Prediction, tuple[Any, dict[str, str]]]:
+        """The principles that stand and what the gate says of them; the loop's outcome is added where it ran."""
+        if self.gate is not None and self.gate.skips(group):
+            return self._general, {"principles_from": "general"}
+        outcome = yield from self.principles.plan(inputs, group)
+        outcomes["principles"] = outcome
+        if self.gate is None:
+            return outcome.value, {}
+        if self.gate.replaces(outcome.stop_reason):
+            return self._general, {"principles_from": f"general after {outcome.stop_reason}"}
+        return outcome.value, {"principles_from": "generated"}
 
     def situate(self, group: str | None = None, **inputs: Any) -> dspy.Prediction:
         """Stage 1 alone: principles, to be used for one or many responses."""
@@ -250,7 +275,9 @@ class SPRI(Program):
 
     def _situate_plan(self, inputs: Mapping[str, Any], group: str | None) -> Plan:
         inputs, group = self._ready(inputs, group)
-        return _fields({"principles": (yield from self.principles.plan(inputs, group))})
+        outcomes: dict[str, Outcome] = {}
+        principles, about = yield from self._principles_plan(inputs, group, outcomes)
+        return {**_fields(outcomes), "principles": principles, **about}
 
     def _respond_plan(self, inputs: Mapping[str, Any], group: str | None) -> Plan:
         inputs, group = self._ready(inputs, group)
@@ -258,6 +285,24 @@ class SPRI(Program):
         if missing:
             raise UsageError(f"respond needs {', '.join(missing)} beside {', '.join(self.inputs)}")
         return _fields({"response": (yield from self.response.plan(inputs, group))})
+
+
+def _principles_of(gate: Gate, stages: Stages) -> Any:
+    """The gate's general principles in the type that a task's have.
+
+    Raises:
+        UsageError: they are no principles of this task.
+    """
+    signature = stages.generate_principles
+    kind: Any = signature.output_fields[candidate_field(signature)].annotation
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(gate.general)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "they"
+        raise UsageError(
+            f"the gate's general principles do not fit this task: {where}: {first['msg']}"
+        ) from None
 
 
 def set_lms(program: Any, **lms: Any) -> Any:

@@ -195,7 +195,7 @@ def plan(request: RunRequest, run: str | Path | None = None) -> RunPlan:
 
     Raises:
         UsageError: anything about the request or the data is wrong.
-        LeakError: evaluation inputs are among the seeds.
+        LeakError: evaluation inputs are among the seeds, or among the rows that a gate was decided on.
     """
     task = load_task(request.task, **request.task_options)
     _check_request(request, task)
@@ -326,9 +326,13 @@ def _survey(
                 yield Text(source, str(example.input_values[task.text_input]), name)
 
     seeds = seed_texts(task, program)
+    gate = getattr(program, "gate", None)
+    decided_on = [
+        Text(f"gate {n}", text, "gate") for n, text in enumerate(gate.validated_on if gate else (), 1)
+    ]
     # What makes seeds out of the rows themselves names those that are evaluated.
     collections = (
-        {"seeds": seeds, "evaluation": texts()}
+        {"seeds": seeds, **({"gate": decided_on} if decided_on else {}), "evaluation": texts()}
         if held_out is None
         else {"evaluation": [*held_out()], "training": chain(seeds, texts())}
     )

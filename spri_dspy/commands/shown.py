@@ -16,7 +16,10 @@ from spri_dspy.metrics.judging import material
 from spri_dspy.records import Record
 from spri_dspy.runs import RunDir, file_fingerprint
 from spri_dspy.tasks import Example, make_example
-from spri_dspy.tasks.rubrics import as_text, read_export
+from spri_dspy.tasks.rubrics import as_text, general_rubric, read_export
+
+SOURCES = ("run", "label", "general")
+"""Where a rubric comes from that is no file: the run, the data, or the package's one for everything."""
 
 
 @dataclass
@@ -37,11 +40,13 @@ class Shown:
         sources = tuple(part.strip() for part in settings.pop("rubric", "").split(",") if part.strip())
         shown = cls(sources, said == "true")
         for source in sources:
-            if source in ("label", "run"):
+            if source in SOURCES:
                 continue
             path = Path(source)
             if not path.is_file():
-                raise UsageError(f"no such rubric: {source!r}; the setting rubric is label, run or a file")
+                raise UsageError(
+                    f"no such rubric: {source!r}; the setting rubric is run, label, general or a file"
+                )
             if path.suffix == ".jsonl":
                 shown.exported[source] = {name: rubric for name, (_, rubric) in read_export(path).items()}
             else:
@@ -53,7 +58,7 @@ class Shown:
         if "rubric" in judge.inputs and not self.rubrics:
             raise UsageError(
                 f"the judge {judge.name} needs a rubric: --set rubric=run (the run's own), label (the "
-                "data's), or a file"
+                "data's), general (one for everything), or a file"
             )
         if self.rubrics and "rubric" not in (*judge.inputs, *judge.optional):
             raise UsageError(f"the judge {judge.name} takes no rubric; --judge rubric does")
@@ -71,6 +76,8 @@ class Shown:
             value = record.labels.get("rubric") or record.labels.get("standards")
         elif source == "run":
             value = record.outputs.get("principles")
+        elif source == "general":
+            value = general_rubric()
         else:
             value = self.texts.get(source) or self.exported[source].get(instance)
         if not value:
@@ -86,7 +93,7 @@ class Shown:
 
     def identity(self) -> dict[str, Any]:
         """What of it decides the numbers; files by their content."""
-        named = [s if s in ("label", "run") else file_fingerprint(s) for s in self.rubrics]
+        named = [s if s in SOURCES else file_fingerprint(s) for s in self.rubrics]
         return ({"rubric": ",".join(named)} if named else {}) | (
             {"reference": True} if self.reference else {}
         )

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from spri_dspy.program import ProgramTask
 from spri_dspy.systems._shapes import OneStep, only_for
-from spri_dspy.tasks.fields import package_rows
-from spri_dspy.tasks.rubrics import Rubric
+from spri_dspy.tasks.rubrics import general_rubric
 
 
 def system(task: ProgramTask, *, paper: bool = False) -> OneStep:
@@ -23,5 +22,5 @@ def system(task: ProgramTask, *, paper: bool = False) -> OneStep:
         UsageError: another task than rubrics.
     """
     only_for(task, "mt_bench", "rubrics")
-    rubric = Rubric(**package_rows("seeds/mt_bench.jsonl")[0]["rubric"])
+    rubric = general_rubric()
     return OneStep(task, task.stages.generate_response, given=lambda inputs, group: rubric)

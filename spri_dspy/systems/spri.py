@@ -5,6 +5,7 @@ Source: paper.md sections 1 and 2 (ablations: no seeds, default seeds, seeds per
 
 from __future__ import annotations
 
+from spri_dspy.errors import UsageError
 from spri_dspy.program import SPRI
 from spri_dspy.tasks import Task
 
@@ -16,6 +17,7 @@ def system(
     seeds: str = "task",
     accept_at: int = 4,
     max_critiques: int = 4,
+    gate: str = "",
 ) -> SPRI:
     """SPRI for a task.
 
@@ -25,9 +27,13 @@ def system(
         seeds: task, none, default, all, k:N, nearest:K or a file; see `tasks.seeds.SEEDS`.
         accept_at: the score that ends a loop.
         max_critiques: critiques of different candidates a stage.
+        gate: a file that says where general principles stand in; see `spri_dspy.gate`.
 
     Raises:
-        UsageError: `seeds` is none of these.
+        UsageError: `seeds` is none of these, the file is no gate, or `paper` is asked for with one.
     """
-    make = SPRI.paper if paper else SPRI
-    return make(task, seeds=seeds, accept_at=accept_at, max_critiques=max_critiques)
+    if paper and gate:
+        raise UsageError("the published system has no gate; leave --paper or gate= out")
+    if paper:
+        return SPRI.paper(task, seeds=seeds, accept_at=accept_at, max_critiques=max_critiques)
+    return SPRI(task, seeds=seeds, gate=gate or None, accept_at=accept_at, max_critiques=max_critiques)

@@ -401,3 +401,8 @@ def as_text(rubric: Rubric | Mapping[str, Any] | str) -> str:
     if isinstance(rubric, str):
         return rubric
     return str(rubric if isinstance(rubric, Rubric) else Rubric(**json.loads(json.dumps(dict(rubric)))))
+
+
+def general_rubric() -> Rubric:
+    """One coarse rubric for answers to any instruction, in our words; see `systems.mt_bench`."""
+    return Rubric(**package_rows("seeds/mt_bench.jsonl")[0]["rubric"])
