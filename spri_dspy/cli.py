@@ -242,6 +242,10 @@ def agree(
     from spri_dspy.report import agreement as report
 
     silence_dspy()
+    if out is not None:
+        from spri_dspy.report.html import check_file
+
+        check_file(out)
     found = command.agree(
         judges,
         [name.strip() for name in people.split(",") if name.strip()],

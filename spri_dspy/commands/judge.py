@@ -39,6 +39,12 @@ FOLDER = "judged"
 _PROMPT_TOKENS, _ANSWER_TOKENS = 350, 150  # of a judge's own words, and of an answer, for the forecast
 _MOST_SAMPLES = 3
 
+_WHY = {
+    "reappraisal": "the data has standards",
+    "rubric": "the run wrote rubrics",
+    "generic": "the run wrote no rubrics, and its data has no standards of reappraisal",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeRequest:
@@ -82,6 +88,7 @@ class JudgePlan:
         failed_before: examples of the run that failed and so have no answer.
         calls: LM calls if every answer is readable.
         characters: in all prompts together, the judge's own words left out.
+        chosen: why this judge was taken where none is named; "" where one is.
     """
 
     run: RunDir
@@ -94,6 +101,7 @@ class JudgePlan:
     failed_before: int = 0
     calls: int = 0
     characters: int = 0
+    chosen: str = ""
 
     @property
     def lms(self) -> list[LMSpec]:
@@ -165,7 +173,7 @@ class JudgePlan:
 
     def notes(self) -> list[str]:
         """What to know about the numbers, a line each."""
-        notes: list[str] = []
+        notes: list[str] = [self.chosen] if self.chosen else []
         if self.failed_before:
             notes.append(f"failed in the run, so not judged: {self.failed_before:,}")
         if self.without_answer:
@@ -201,6 +209,7 @@ def plan(request: JudgeRequest) -> JudgePlan:
         raise UsageError(f"the judge {judge.name} asks no LM; leave --lm out")
     shown.check(judge)
     made = JudgePlan(run, judge, members, lambda: judged_examples(run, judge, shown, request.limit), {})
+    made.chosen = "" if request.judges else f"no --judge was named, so it is {judge.name}: {_WHY[names[0]]}"
     _survey(made)
     made.manifest = _manifest(made, shown)
     return made

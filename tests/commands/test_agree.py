@@ -245,6 +245,11 @@ def test_file_of_people_must_name_each_row_once(tmp_path, scored):
     assert_refused(refused, 2, "owl: none of its ids is among people's, such as 'q'")
 
 
+def test_a_folder_for_the_report_is_refused_before_anything_is_computed(tmp_path, scored):
+    refused = command("agree", scored, "--people", "human.one", "--out", tmp_path)
+    assert_refused(refused, 2, "is a folder; name a file")
+
+
 def test_two_judges_of_one_name_are_refused(tmp_path, scored):
     (tmp_path / "more").mkdir()
     write(tmp_path / "more" / "owl.jsonl", *ROWS)

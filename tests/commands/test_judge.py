@@ -74,6 +74,7 @@ def test_run_is_judged_and_told_by_criterion_and_group(spri, real_judge):
     assert [line[0] for line in table[2:4]] == ["g1", "g2"]
     assert out.endswith("no human scores to compare with: alignment, empathy, harmful, factuality\n")
     assert "failed in the run, so not judged: 1" in err
+    assert "no --judge was named, so it is reappraisal: the data has standards" in err
     records = {r.id: r for r in judged().records()}
     assert set(records) == {"a", "b"}
     assert records["a"].outputs["judge"] == {"name": "reappraisal", "version": "reappraisal/2"}
@@ -250,7 +251,8 @@ def test_response_of_the_system_is_judged_where_the_data_has_no_answer(spri):
 
 def test_post_and_aim_are_the_instruction_of_a_generic_judge(spri):
     make_run(reappraised())
-    assert spri("judge", "r", "--judge", "generic")[0] == 0
+    code, _, err = spri("judge", "r", "--judge", "generic")
+    assert code == 0 and "no --judge" not in err
     assert next(judged().records()).inputs["instruction"] == f"post:\n{POST}\n\naim:\nFind a next step."
 
 

@@ -88,7 +88,7 @@ def write_report(
         raise UsageError("name a run directory")
     subjects = subjects_of(named)
     place = Path(path) if path is not None else Path(named[0]) / "report.html"
-    _check(place)
+    check_file(place)
     text, shown, of = _page(subjects, whole)
     return _written(place, text, shown, of)
 
@@ -107,7 +107,7 @@ def write_agreement(found: Agreement, path: str | Path) -> Written:
     from spri_dspy.report.html.agreement import agreement_of
     from spri_dspy.report.html.page import render
 
-    _check(place := Path(path))
+    check_file(place := Path(path))
     clean = Cleaner()
     tables = [
         {
@@ -123,7 +123,12 @@ def write_agreement(found: Agreement, path: str | Path) -> Written:
     return _written(place, render(view | {"agree": shown}, {"runs": [], "texts": []}), {}, {})
 
 
-def _check(place: Path) -> None:
+def check_file(place: Path) -> None:
+    """Refuse a folder where a report's file is to be named.
+
+    Raises:
+        UsageError: it is one.
+    """
     if place.is_dir():
         raise UsageError(f"{place} is a folder; name a file, such as {place / 'report.html'}")
 
