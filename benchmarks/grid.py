@@ -249,7 +249,14 @@ class Grid:
             cell.judged = directory.path
 
 
-def plan(task_name: str, ask: Ask, *, systems: Sequence[str], judge: str | None = None) -> Grid:
+def plan(
+    task_name: str,
+    ask: Ask,
+    *,
+    systems: Sequence[str],
+    judge: str | None = None,
+    system_files: Mapping[str, str] | None = None,
+) -> Grid:
     """Check what is asked, for every cell.
 
     Args:
@@ -257,6 +264,7 @@ def plan(task_name: str, ask: Ask, *, systems: Sequence[str], judge: str | None 
         ask: what is asked.
         systems: what to run if no system is named; those that need labels the data lacks are left out.
         judge: the judge of the answers, None if the systems' own scores are read.
+        system_files: how systems are found, if not by their names: name -> path/to/file.py:NAME.
 
     Raises:
         UsageError: anything about what is asked, or about the data, is wrong.
@@ -269,11 +277,12 @@ def plan(task_name: str, ask: Ask, *, systems: Sequence[str], judge: str | None 
             raise UsageError(f"the {what} {twice[0]!r} is named twice")
     judge_lms = _judge_lms(ask, judge)
     chosen = ask.systems or systems
-    left_out = {} if ask.systems else _without_labels(task, ask, systems)
+    found = dict(system_files or {})
+    left_out = {} if ask.systems else _without_labels(task, ask, systems, found)
     names = _short_names(ask.bases)
     grid = Grid(task, ask, [], judge, left_out, judge_lms)
     for base in ask.bases:
-        grid.cells += [_cell(task, ask, base, names[base], s) for s in chosen if s not in left_out]
+        grid.cells += [_cell(task, ask, base, names[base], s, found) for s in chosen if s not in left_out]
     if judge:
         _check_shown(grid.cells[0], load_judge(judge))
     return grid
@@ -285,8 +294,9 @@ def split_system(text: str) -> tuple[str, dict[str, str]]:
     return name, dict(setting.split("=", 1) for setting in settings)
 
 
-def _cell(task: Task, ask: Ask, base: str, name: str, system: str) -> Cell:
+def _cell(task: Task, ask: Ask, base: str, name: str, system: str, files: Mapping[str, str]) -> Cell:
     called, settings = split_system(system)
+    called = files.get(called, called)
     given: dict[str, Any] = settings
     check_evaluable(load_system(called, task, **given))
     planned = run.plan(
@@ -326,9 +336,10 @@ def _judge_lms(ask: Ask, judge: str | None) -> tuple[str, ...]:
     return judges
 
 
-def _without_labels(task: Task, ask: Ask, systems: Sequence[str]) -> dict[str, str]:
+def _without_labels(task: Task, ask: Ask, systems: Sequence[str], files: Mapping[str, str]) -> dict[str, str]:
     """Systems that are shown labels which an example lacks, with the reason."""
-    wants = {s: load_system(split_system(s)[0], task, paper=ask.paper).label_inputs for s in systems}
+    called = {s: split_system(s)[0] for s in systems}
+    wants = {s: load_system(files.get(n, n), task, paper=ask.paper).label_inputs for s, n in called.items()}
     wants = {s: names for s, names in wants.items() if names}
     found: dict[str, str] = {}
     for number, example in enumerate(task.examples(ask.data)) if wants else ():

@@ -82,6 +82,7 @@ class Definition:
         name: the task's, and the key of its figures in published.toml.
         task: how the task is found, if not by that name: path/to/file.py:NAME.
         systems: what runs if no system is named, in the paper's order.
+        system_files: how systems are found, if not by their names: name -> path/to/file.py:NAME.
         judge: of the answers; None where the systems' own scores are read.
         baselines: system -> mark of those above it.
         coverage: heading -> measures; the column has the fewest examples that one of them rests on.
@@ -95,6 +96,7 @@ class Definition:
     title: str
     task: str = ""
     systems: tuple[str, ...]
+    system_files: Mapping[str, str] = field(default_factory=dict)
     measures: tuple[Measure, ...]
     judge: str | None = None
     baselines: Mapping[str, str] = field(default_factory=dict)
@@ -232,7 +234,11 @@ class Table:
 def plan(definition: Definition, ask: grid.Ask) -> grid.Grid:
     """Check what is asked; nothing is run. See `grid.plan`."""
     return grid.plan(
-        definition.task or definition.name, ask, systems=definition.systems, judge=definition.judge
+        definition.task or definition.name,
+        ask,
+        systems=definition.systems,
+        judge=definition.judge,
+        system_files=definition.system_files,
     )
 
 

@@ -226,7 +226,8 @@ def change(
     table = recipe.model_dump()
     table["lms"] |= lms or {}
     if data is not None:
-        here = data if data == "hub" or data.startswith("hf:") else str(Path(data).absolute())
+        is_name = data.startswith("hf:") or (data.isidentifier() and not Path(data).exists())
+        here = data if data == "hub" or is_name else str(Path(data).absolute())
         table["data"] |= {"file": here, "train": None, "validation": None, "test": None}
     table["data"] |= {"limit": limit} if limit is not None else {}
     table["output"] |= {"run": run} if run is not None else {}

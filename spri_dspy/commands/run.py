@@ -32,6 +32,7 @@ from spri_dspy.runs import RunDir, fingerprint
 from spri_dspy.strict_json import from_text, to_text
 from spri_dspy.systems import load_system, view_of
 from spri_dspy.tasks import Example, Task, load_task
+from spri_dspy.tasks.example import check_trainable
 
 SORTED_AT_MOST = 10_000
 """Records of larger runs are given as they finished, so that memory does not grow with them."""
@@ -315,6 +316,8 @@ def _survey(
         name, seen = "evaluation" if held_out is None else "training", set[str]()
         for example in examples:
             total += 1
+            if held_out is not None:
+                check_trainable(example)
             try:
                 program.check(example.input_values, example.group)
             except UsageError as error:

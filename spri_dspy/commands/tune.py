@@ -37,6 +37,7 @@ from spri_dspy.runs import MANIFEST, RunDir, fingerprint
 from spri_dspy.strict_json import to_text
 from spri_dspy.systems import check_evaluable, load_system
 from spri_dspy.tasks import Example, Task, load_task
+from spri_dspy.tasks.example import check_trainable
 from spri_dspy.tuning.evaluation import unscorable
 from spri_dspy.tuning.experiment import Experiment, explained
 from spri_dspy.tuning.splits import Splits
@@ -339,6 +340,9 @@ def _data(
             continue
         source = task.source(recipe.path(file) if file is not None else None)
         rows[name] = _examples(task, program, source, data.limit)
+        if name != "test":
+            for example in rows[name]:
+                check_trainable(example)
         files[name] = {"name": Path(source).name, "fingerprint": source_fingerprint(source)}
         lacking = unscorable(metric, rows[name])
         if rows[name] and len(lacking) == len(rows[name]) and (name != "train" or len(named) == 1):

@@ -26,7 +26,7 @@ _MADE_HERE = "<!-- Data card of {file}, made by spri export -->"
 _SIZES = {3: "n<1K", 4: "1K<n<10K", 5: "10K<n<100K", 6: "100K<n<1M", 7: "1M<n<10M", 8: "10M<n<100M"}
 """The hub's names of sizes, by the power of ten that a size is below."""
 
-_HUB_NAME = re.compile(r"hf:[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?")
+_HUB_NAME = re.compile(r"hf:[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w./-]+)?")
 _LOADERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 _NAMES_A_FILE = ("replay", "local")
 """Providers whose model is a file's path."""

@@ -9,10 +9,12 @@ read, in [0, 1]). Source: TICK (arXiv 2410.03608); all wording is ours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
-from spri_dspy.critique_refine import Plan
+import dspy
+
+from spri_dspy.critique_refine import Plan, Step
 from spri_dspy.errors import UsageError
 from spri_dspy.predict import RolePredict
 from spri_dspy.program import Program, ProgramTask
@@ -78,9 +80,15 @@ class Checklist(Program):
         """What decides its course beside its prompts."""
         return {"fewest": self.fewest, "most": self.most}
 
+    def questions(
+        self, inputs: Mapping[str, Any], group: str | None = None
+    ) -> Generator[Step, dspy.Prediction, list[str]]:
+        """The plan of the questions alone; they need no answer."""
+        return (yield from written(self.generate, inputs, group, fewest=self.fewest, most=self.most))
+
     def plan(self, inputs: Mapping[str, Any], group: str | None = None) -> Plan:
         """The questions, then each answer."""
-        questions = yield from written(self.generate, inputs, group, fewest=self.fewest, most=self.most)
+        questions = yield from self.questions(inputs, group)
         found = yield from checked(self.check_question, inputs, group, questions)
         share = share_of([each.met for each in found])
         answers = [{"question": q, **each._asdict()} for q, each in zip(questions, found, strict=True)]

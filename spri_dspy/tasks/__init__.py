@@ -7,6 +7,7 @@ anything and never names a model.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,8 @@ class Task:
         built_in: the file of examples that comes with the task; None if there is none.
         group_of: the group of a call's inputs, None if it cannot be told.
         hub: what `--data hub` reads: the published data set, as hf:NAME:SPLIT.
+        named: further data sets by name: a file below the folder that the environment variable SPRI_DATA names, and
+            what is read where it is not there, as hf:NAME:SPLIT.
         defaults: inputs that may be left out, and what stands for them then.
         columns: the columns that `read_row` reads, () for any; nothing else of a parquet file is decoded.
     """
@@ -53,6 +56,7 @@ class Task:
     built_in: Path | None = None
     group_of: Callable[[Mapping[str, Any]], str | None] | None = None
     hub: str | None = None
+    named: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
 
@@ -69,7 +73,7 @@ class Task:
         They are `dspy.Example`s with their inputs set, and go into DSPy's evaluation and optimizers as they are.
 
         Args:
-            source: a file, hub, hf:NAME:SPLIT (see `fields.read_rows`), or dicts like the rows of a file.
+            source: a file, hub, a name in `named`, hf:NAME:SPLIT (see `fields.read_rows`), or dicts like a file's rows.
             columns: columns of the file to rename, {the task's name: the file's name}.
 
         Raises:
@@ -93,6 +97,10 @@ class Task:
                     f"the task {self.name} has no published data set; name a file or hf:NAME:SPLIT"
                 )
             return self.hub
+        if path is not None and str(path) in self.named:
+            file, public = self.named[str(path)]
+            own = Path(os.environ["SPRI_DATA"]) / file if os.environ.get("SPRI_DATA") else None
+            return str(own) if own is not None and own.is_file() else public
         if path is None and self.built_in is None:
             raise UsageError(f"the task {self.name} brings no examples; name a file of them")
         return str(self.built_in if path is None else path)

@@ -22,11 +22,15 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 def hub_rows(source: str, columns: tuple[str, ...] = ()) -> Rows:
     """The rows of hf:NAME:SPLIT (SPLIT is "train" by default); of a folder those of its files, one after another.
 
+    Of a data set with several configurations, SPLIT is CONFIGURATION/SPLIT.
+
     Raises:
         DataError: it cannot be had or read, or it names data outside itself.
     """
     name, _, split = source.removeprefix("hf:").partition(":")
     split, number = split or "train", 0
+    asked = split
+    configuration, _, split = split.rpartition("/")
     is_folder = Path(name).exists()
     try:
         if is_folder:
@@ -34,7 +38,7 @@ def hub_rows(source: str, columns: tuple[str, ...] = ()) -> Rows:
         with _without_chatter():
             import datasets
 
-            builder = datasets.load_dataset_builder(name)
+            builder = datasets.load_dataset_builder(name, configuration or None)
             files = {
                 str(key): [str(file) for file in each]
                 for key, each in (builder.config.data_files or {}).items()
@@ -59,9 +63,9 @@ def hub_rows(source: str, columns: tuple[str, ...] = ()) -> Rows:
         raise
     except Exception as error:  # datasets raises a dozen unrelated types for "cannot be had"
         said = " ".join(str(error).split())[:300].rstrip(". ") or type(error).__name__
-        where = f"split {split!r}" + (f", after row {number}" if number else "")
+        where = f"split {asked!r}" + (f", after row {number}" if number else "")
         raise DataError(
-            f"the data set {name!r} ({where}) cannot be loaded: {said}; {_remedy(name, split)}"
+            f"the data set {name!r} ({where}) cannot be loaded: {said}; {_remedy(name, asked)}"
         ) from None
 
 

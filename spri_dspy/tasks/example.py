@@ -15,10 +15,13 @@ from typing import Any
 
 import dspy
 
-from spri_dspy.errors import UsageError
+from spri_dspy.errors import LeakError, UsageError
 
 OWN_FIELDS = ("id", "group", "cluster")
 """Fields of every example beside its inputs and labels."""
+
+EVALUATION_ONLY = "evaluation_only"
+"""The label that names the evaluation set which an example belongs to; see `check_trainable`."""
 
 
 class Example(dspy.Example):
@@ -82,6 +85,20 @@ def make_example(
     example = Example(**fields)
     example._input_keys = set(inputs) | ({"group"} if group is not None else set())
     return example
+
+
+def check_trainable(example: Example) -> None:
+    """Refuse what belongs to an evaluation set where something is tuned, or seeds are made.
+
+    Raises:
+        LeakError: the example's label EVALUATION_ONLY names one.
+    """
+    name = example.label_values.get(EVALUATION_ONLY)
+    if name is not None:
+        raise LeakError(
+            f"leak: example {example.id!r} is of {name}, an evaluation set: nothing of it is tuned on or made into "
+            "seeds; take other data"
+        )
 
 
 def as_examples(

@@ -8,7 +8,8 @@ evaluation sets, or our own with a list of `responses` (texts, objects with a `r
 Rows of preferences have several `responses` and say who won: `preferred` (the place of one, from 1, or 0 for a tie) or
 `annotators` (a list of such votes). Each answer is judged by itself, with the one rubric of its instance; its label
 `preference` is its share of the votes, to which a tie gives every response alike. A row may also have a
-`preferred_response` and a `rejected_response`, and no answers: labels to make seeds from.
+`preferred_response` and a `rejected_response`, and no answers: labels to make seeds from. Rows of TruthfulQA are
+read as they are, see `_truthfulqa`.
 
 A human score of -1 is no label. Source of the task: paper.md section 2; all wording is ours.
 """
@@ -30,7 +31,9 @@ from spri_dspy.records import Record
 from spri_dspy.runs import fingerprint
 from spri_dspy.signatures import FivePoint, Stages
 from spri_dspy.tasks import Example, Task, make_example
+from spri_dspy.tasks import _truthfulqa as truthfulqa
 from spri_dspy.tasks._preferences import SIDES, preferences
+from spri_dspy.tasks.example import EVALUATION_ONLY
 from spri_dspy.tasks.fields import (
     checked_text,
     is_blank,
@@ -64,7 +67,7 @@ OWN_LABELS = ("human_score", "gpt4_scores")
 COLUMNS = (
     *("id", "instruction", "system_prompt", "input", "capability", "category", "reference_answer"),
     *("score_rubric", "rubric", "principles", "model_name", "responses", *ANSWERS, *OWN_LABELS),
-    *("preferred", "annotators", *SIDES),
+    *("preferred", "annotators", *SIDES, EVALUATION_ONLY, *truthfulqa.COLUMNS),
 )
 """Every column that is read."""
 
@@ -105,9 +108,7 @@ class Rubric(pydantic.BaseModel):
             level = _LEVEL.match(line)
             if level:
                 name = f"score{level[1]}_description"
-                parts[
-                    name
-                ] = []  # of a level that is described twice the last counts: the first may be quoted
+                parts[name] = []  # described twice, the last counts: the first may be quoted
             parts[name].append(line[level.end() :] if level else line)
         found = {name: "\n".join(lines).strip() for name, lines in parts.items()}
         found["criteria"] = _CRITERIA.sub("", found["criteria"]).strip(" \n*[]")
@@ -215,11 +216,15 @@ def task(*, with_reference: bool = False) -> Task:
         stages=Stages.build(
             INPUTS, wording=_WORDING, types=types, response_inputs=extra, descriptions=_DESCRIPTIONS
         ),
-        seeds=tuple(_seed(row) for row in package_rows("seeds/rubrics.jsonl")),
+        seeds=tuple(
+            {k: row[k] for k in ("instruction", "principles", "group")}
+            for row in package_rows("seeds/rubrics.jsonl")
+        ),
         read_row=partial(read_row, with_reference=with_reference),
         text_input="instruction",
         built_in=package_file("examples/rubrics.jsonl"),
         hub=HUB,
+        named={"truthfulqa": truthfulqa.NAMED},
         columns=COLUMNS,
     )
 
@@ -230,6 +235,7 @@ def read_row(row: Mapping[str, Any], number: int, *, with_reference: bool = Fals
     Raises:
         DataError: the instruction is missing, or an answer or label is unusable.
     """
+    row = truthfulqa.as_rubric_row(row, number)
     instruction = _instruction(row)
     group = optional_text(row, "capability", "category")
     reference = optional_text(row, "reference_answer")
@@ -238,6 +244,7 @@ def read_row(row: Mapping[str, Any], number: int, *, with_reference: bool = Fals
     rubric, given = _rubric_in(row, "score_rubric", "rubric"), _rubric_in(row, "principles")
     shared: dict[str, Any] = {} if reference is None else {"reference_answer": reference}
     shared |= {} if rubric is None else {"rubric": rubric.model_dump()}
+    shared |= {EVALUATION_ONLY: row[EVALUATION_ONLY]} if EVALUATION_ONLY in row else {}
     inputs: dict[str, Any] = {"instruction": instruction} | ({} if given is None else {"principles": given})
     instance = row_id(row, number)
     seen = {"reference_answer": reference} if with_reference else {}
@@ -341,10 +348,6 @@ def _rubric(value: Any) -> Rubric:
     return rubric
 
 
-def _seed(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: row[k] for k in ("instruction", "principles", "group")}
-
-
 def export_row(record: Record, *, program: str, lms: Mapping[str, str]) -> dict[str, Any] | None:
     """The rubric of a record as a portable row, with a hash of its text; None if the record has no rubric.
 
@@ -366,6 +369,7 @@ def export_row(record: Record, *, program: str, lms: Mapping[str, str]) -> dict[
         "hash": fingerprint(rubric),
         "program": program,
         "lms": dict(lms),
+        **{k: v for k, v in record.labels.items() if k == EVALUATION_ONLY},
     }
 
 

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import pydantic
 
-from spri_dspy.errors import DataError, UsageError
+from spri_dspy.errors import DataError, LeakError, UsageError
 from spri_dspy.signatures import Stages
+from spri_dspy.tasks.example import EVALUATION_ONLY
 from spri_dspy.tasks.fields import optional_text, package_rows, place_of, read_rows, text
 
 SEEDS = {
@@ -60,6 +61,7 @@ def choose_seeds(
     Raises:
         UsageError: it is none of SEEDS.
         DataError: the file cannot be read, or a row is no seed; names file, line, id and column.
+        LeakError: a row is of an evaluation set.
     """
     if not isinstance(seeds, str | Path):
         rows = ((f"seed {number}", dict(row)) for number, row in enumerate(seeds, 1))
@@ -79,6 +81,10 @@ def choose_seeds(
 def _seed(place: str, row: Mapping[str, Any], stages: Stages, group_of: Any) -> dict[str, Any]:
     """One seed out of a row of the user's."""
     kind = stages.generate_principles.output_fields["principles"].annotation
+    if row.get(EVALUATION_ONLY):
+        raise LeakError(
+            f"leak: {place_of(place, row)}: this seed is of {row[EVALUATION_ONLY]}, an evaluation set; take other seeds"
+        )
     try:
         inputs = {name: text(row, name) for name in stages.generate_principles.input_fields}
         principles = text(row, "principles") if kind is str else _typed(row, kind)
