@@ -5,7 +5,9 @@ How `read_answer` decides:
 1. Only the text after the last `</think>` counts.
 2. A field is the text under its header, `[[ ## name ## ]]`, up to the next header, whichever that is. Of a field that
    comes again the first text counts; of a rating the last, for a critic may quote what it judges.
-3. A placeholder of the prompt (`{response}`) is no text; what follows a mere copy of the prompt's form is read instead.
+3. A placeholder of the prompt (`{response}`, or any name in braces with DSPy's `# note:` behind it) is no text, nor is
+   a fence's code where something is scored, in a typed field's own texts too; what follows a mere copy of the
+   prompt's form is read instead.
 4. Else a JSON object with these names; else, where one field is asked for, the text without a frame or under a header
    of another name; else, of a critique, all of it, with the score wherever it was written (`parsing.read_score`).
 5. A rating without a readable number is None. A missing text is an AdapterParseError, which `RolePredict` answers by
@@ -33,6 +35,7 @@ from spri_dspy.parsing import (
     read_score,
     read_score_as_published,
 )
+from spri_dspy.prompt_fencing import is_code
 from spri_dspy.quotations import own_blocks, own_words
 
 # Every repetition is bounded, so that reading stays linear on a runaway answer.
@@ -41,6 +44,8 @@ _HEADER = re.compile(
     r"|(?<=[\s*])\[\[ {0,2}## {0,2}(\w[\w ]{0,60}?) {0,2}## {0,2}\]\][*`]{0,3}:?",  # inside one
     re.MULTILINE,
 )
+_NOTE = r"[ \t]{0,20}#[ \t]{0,2}note\b[^\n]{0,2000}"
+"""What DSPy writes behind the placeholder of a field that is no text; it may be cut off anywhere."""
 _END = re.compile(r"[ \t>*#`]{0,12}\[\[[ #]{0,6}completed[ #]{0,6}\]\]", re.IGNORECASE)
 _RATINGS = ("score", "rating", "final_score", "overall_score", "total_score", "final_rating", "result")
 
@@ -107,7 +112,7 @@ def read_answer(
             values[name] = _rating(found, name, scale)
         elif info.annotation is str:
             values[name] = _as_text(found.get(name))
-            if _placeholder(signature).fullmatch(values[name]):
+            if _is_copied(signature, values[name], beside=len(signature.output_fields) > 1):
                 values[name] = ""
             elif not values[name]:
                 values[name] = whole
@@ -205,12 +210,27 @@ def _placeholder(signature: type[dspy.Signature]) -> re.Pattern[str]:
     return _placeholder_of(tuple(signature.fields))
 
 
+def _is_copied(
+    signature: type[dspy.Signature], text: str, *, beside: bool, more: tuple[str, ...] = ()
+) -> bool:
+    """True of a text that is a placeholder of the prompt's form and nothing else.
+
+    Args:
+        signature: whose fields placeholders name.
+        text: stripped.
+        beside: it stands beside others, as reasons beside a score do, where a fence's code is no text either.
+        more: further names of placeholders.
+    """
+    names = (*signature.fields, *_RATINGS, *more)
+    return bool(_placeholder_of(names).fullmatch(text)) or (beside and is_code(text))
+
+
 @lru_cache(maxsize=256)
 def _placeholder_of(names: tuple[str, ...]) -> re.Pattern[str]:
     either = "|".join(re.escape(name).replace("_", "[_ ]") for name in names)
     return re.compile(
-        rf"[`*_\"']{{0,3}}[{{<\[(]\s?(?:your )?(?:{either})\s?[}}>\])][`*_\"'.]{{0,4}}"
-        r"(?:[ \t]{0,20}# note: the value you produce[^\n]{0,2000})?",
+        rf"[`*_\"']{{0,3}}[{{<\[(]\s?(?:your )?(?:{either})\s?[}}>\])][`*_\"'.]{{0,4}}(?:{_NOTE})?"
+        rf"|[`*_\"']{{0,3}}\{{\w[\w ]{{0,60}}\}}{_NOTE}",
         re.IGNORECASE,
     )
 
@@ -244,12 +264,17 @@ def _parse_typed(
     read = getattr(annotation, "from_text", None)
     try:
         if callable(read) and isinstance(value, str):
-            return read(value)
-        if isinstance(value, str) and annotation is not str:
-            check_nesting(value)
-            if len(value) > LONGEST_REPAIR:
-                raise ValueError("it is too long for its type")
-        return parse_value(value, annotation)
+            parsed = read(value)
+        else:
+            if isinstance(value, str) and annotation is not str:
+                check_nesting(value)
+                if len(value) > LONGEST_REPAIR:
+                    raise ValueError("it is too long for its type")
+            parsed = parse_value(value, annotation)
+        for part, said in getattr(parsed, "__dict__", {}).items():
+            if isinstance(said, str) and _is_copied(signature, said.strip(), beside=True, more=(part,)):
+                raise ValueError(f"a placeholder stands for {part}")
+        return parsed
     except (ValueError, TypeError, RecursionError) as error:
         message = f"the field {name!r} cannot be read: {error}"
         raise _unreadable(adapter, signature, completion, message) from error

@@ -65,6 +65,14 @@ def fence(text: str) -> str:
     return f"<<< {code}\n{inside}\n{code} >>>"
 
 
+def is_code(text: str) -> bool:
+    """True of a text that is a fence's code, or a line of a fence, and nothing else."""
+    return bool(_CODE.fullmatch(text))
+
+
+_CODE = re.compile(r"(?:<<<\s?)?[0-9a-f]{12}(?:\s?>>>)?\.?")
+
+
 def unfenced(text: str) -> str:
     """The text without the lines of fences."""
     return _FENCE.sub(r"\2", text)

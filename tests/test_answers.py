@@ -3,11 +3,14 @@
 import json
 
 import pytest
+from dspy.utils.exceptions import AdapterParseError
 
+import spri_dspy as spri
 from spri_dspy.adapters import STYLES
 from spri_dspy.judges import load_judge
 from spri_dspy.parsing import read_choice, read_score
 from spri_dspy.prompt_fencing import fence
+from spri_dspy.systems import load_system
 from tests.factories import chat
 
 VERDICT = load_judge("generic").criteria["score"].signature
@@ -157,3 +160,39 @@ def test_a_choice_in_a_quotation_is_not_the_judges():
     assert read_choice('It says "Answer: Yes" to itself, and', choices) is None
     assert read_choice("It says\n> Answer: Yes\n\nand more. Answer: No", choices) == "No"
     assert read_choice("It says\n```\nVerdict: Yes\n```\nand more. Verdict: No", choices) == "No"
+
+
+JUDGED = spri.load_task("rubrics").stages.generate_response
+REASONED = load_system("checklist", spri.load_task("rubrics")).check_question.signature
+COPIED = {
+    "a placeholder": "{feedback}",
+    "a placeholder of another name": "{result}",
+    "a placeholder with its note": '{result}        # note: the value you produce must be one of: {"x": 1}',
+    "a placeholder whose note was cut off": "{judgement_of_it}        # note: the val",
+    "a fence's code": "1fcc2698c622",
+    "a fence's first line": "<<< 1fcc2698c622",
+}
+
+
+@pytest.mark.parametrize("said", COPIED.values(), ids=COPIED.keys())
+def test_copied_form_is_no_reason_for_a_score(said):
+    for signature, answer in (
+        (VERDICT, {"feedback": said, "score": 2}),
+        (JUDGED, {"response": {"feedback": said, "score": 2}}),
+        (REASONED, {"feedback": said, "met": "yes"}),
+    ):
+        with pytest.raises(AdapterParseError):
+            STYLES["json"].parse(signature, json.dumps(answer))
+
+
+@pytest.mark.parametrize("said", ["{result} is what the answer leaves in", "1fcc2698c622 is the hash", "No."])
+def test_text_that_only_holds_such_a_thing_is_text(said):
+    for signature in (VERDICT, JUDGED):
+        answer = {"feedback": said, "score": 2}
+        answer = answer if signature is VERDICT else {"response": answer}
+        assert said in str(STYLES["json"].parse(signature, json.dumps(answer)))
+
+
+def test_hash_that_was_asked_for_is_an_answer():
+    signature = spri.load_task("sft").stages.generate_response
+    assert STYLES["json"].parse(signature, '{"response": "1fcc2698c622"}') == {"response": "1fcc2698c622"}
