@@ -280,6 +280,11 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--simulate", type=int, default=0, metavar="N", help="false alarms of the Alt-Test in N worlds"
     )
-    parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default 1000)")
+    parser.add_argument(
+        "--resamples",
+        type=int,
+        default=1000,
+        help="clusters, or blocks of them, left out for an interval at most (default 1000)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
     return parser

@@ -50,7 +50,7 @@ class _Reasons:
         reason = estimate.reason or ""
         if math.isnan(estimate.value):
             return reason if 0 < len(reason) <= _SHORT else f"nan {self.cite(reason)}".strip()
-        if not ends or estimate.low == estimate.high:  # the reason says what such an interval is worth
+        if not ends or math.isnan(estimate.low):  # the reason says why
             return f"{estimate.value:.{digits}f}{marks} {self.cite(reason)}".strip()
         return f"{interval(estimate, digits, marks)} {self.cite(reason)}".strip()
 

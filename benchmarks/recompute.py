@@ -300,6 +300,11 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there too")
     parser.add_argument("--disagreements", action="store_true", help="list texts that we read otherwise")
     parser.add_argument("--panel", metavar="NAME,NAME", help="systems to average (default: published.toml)")
-    parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default 1000)")
+    parser.add_argument(
+        "--resamples",
+        type=int,
+        default=1000,
+        help="clusters, or blocks of them, left out for an interval at most (default 1000)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of every bootstrap (default 0)")
     return parser

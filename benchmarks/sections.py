@@ -45,14 +45,12 @@ def value(estimate: Estimate, digits: int) -> str:
 
 
 def interval(estimate: Estimate, digits: int, marks: str = "") -> str:
-    """The value, marks, and the interval in brackets if there is one.
-
-    Where every resample gave the same, the interval would promise a certainty that nobody has.
-    """
-    if estimate.low == estimate.high:
-        return value(estimate, digits) + marks + " (no spread)"
-    ends = "" if math.isnan(estimate.low) else f" [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
-    return value(estimate, digits) + marks + ends
+    """The value, marks, and the interval in brackets, or that there is none."""
+    if math.isnan(estimate.value):
+        return value(estimate, digits) + marks
+    has_interval = not math.isnan(estimate.low)
+    ends = f"[{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]" if has_interval else "(no interval)"
+    return f"{value(estimate, digits)}{marks} {ends}"
 
 
 def difference(comparison: Comparison, digits: int) -> str:

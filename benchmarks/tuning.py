@@ -25,7 +25,8 @@ from benchmarks.contestants import BASELINE, METHODS, UNLIMITED, Method
 from benchmarks.sections import Section, put_out
 from benchmarks.worlds import Meter, World, made_up_world, recorded_worlds
 from spri_dspy.errors import UsageError
-from spri_dspy.metrics.bootstrap import draw_clusters, wilson
+from spri_dspy.metrics.bootstrap import draw_clusters
+from spri_dspy.metrics.jackknife import wilson
 
 _NULL_SHARE = 0.1
 _COLUMNS = ("method", "picks the best", "mean regret", "of halving's", "cost, on average")

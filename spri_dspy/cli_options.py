@@ -176,7 +176,9 @@ AlphaLevel = Annotated[
     Literal["nominal", "ordinal", "interval"] | None,
     typer.Option(help="Of Krippendorff's alpha. Default: ordinal, of pairs nominal."),
 ]
-Resamples = Annotated[int, typer.Option(help="Bootstrap resamples of each interval.")]
+Resamples = Annotated[
+    int, typer.Option(help="Clusters, or blocks of them, left out for each interval at most.")
+]
 
 TuneLMs = Annotated[
     list[str] | None,

@@ -7,6 +7,7 @@ import pytest
 from benchmarks import figures, grid, layout, reappraisal, rubrics, sft, tables
 from spri_dspy.errors import BudgetSpent, DataError, LeakError, UsageError
 from spri_dspy.lms.budget import Budget
+from spri_dspy.metrics.set_level import LOPSIDED
 from spri_dspy.runs import RunDir
 from spri_dspy.tasks import load_task
 from tests.data import data_file
@@ -199,7 +200,7 @@ def test_data_without_labels_has_scores_and_no_correlation(tmp_path):
     section = layout.sections(table)[0]
     row = dict(zip(section.columns, section.rows[0], strict=True))
     assert row["Pearson r, mean of capabilities"] == row["Pearson r, all"] == "no labels"
-    assert row["mean score (1-5)"].startswith("2.50 [")
+    assert row["mean score (1-5)"].startswith("2.50 (")
     assert (row["scored"], row["and labelled"]) == ("4 of 4", "0 of 4")
     assert section.results[0]["measures"]["overall"]["value"] is None
 
@@ -214,16 +215,16 @@ def test_constant_scores_and_groups_of_two_have_a_reason(tmp_path):
     constant, other = layout.sections(table)[0].rows
     assert constant[2] == "0.000 (1)" and constant[5] == "constant scores"
     assert other[2].startswith("0.491 [") and other[2].endswith("(3)")
-    alone = "every resample gives this value: the interval understates the doubt"
+    alone = "no interval: no spread between clusters"
     assert layout.sections(table)[0].notes[:3] == [
         "(1) without safety (needs at least 3 examples, has 2); "
-        f"planning, reasoning counted as 0 (constant scores); {alone}",
+        f"planning, reasoning counted as 0 (constant scores); {LOPSIDED}",
         f"(2) {alone}",
         "(3) without safety (needs at least 3 examples, has 2); reasoning counted as 0 (constant scores)",
     ]
     by_capability = layout.sections(table)[1]
     assert by_capability.columns == ("base", "system", "planning", "reasoning", "safety")
-    assert by_capability.rows[1] == ("m", "mt_bench", "0.983", "constant scores", "nan (1)")
+    assert by_capability.rows[1] == ("m", "mt_bench", "0.983 (2)", "constant scores", "nan (1)")
     for figure in (figures.overview(table), figures.by_group(table)):
         assert figures.png(figure).startswith(b"\x89PNG")
 

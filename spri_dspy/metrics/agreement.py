@@ -25,7 +25,7 @@ from spri_dspy.metrics.kappa import quadratic_kappa
 from spri_dspy.metrics.krippendorff import InPlace, alpha_in_place, krippendorff_alpha
 from spri_dspy.metrics.ranks import kendall, spearman
 from spri_dspy.metrics.rated import AgreeSettings, Item, Kind, Ratings
-from spri_dspy.metrics.set_level import Statistic, macro, mae, mean, pair_accuracy, pearson
+from spri_dspy.metrics.set_level import Statistic, macro, mae, mean, pair_accuracy, pearson, share
 from spri_dspy.records import Estimate, Score
 
 OF_SCORES: tuple[Statistic, ...] = (pearson, spearman, kendall, pair_accuracy, mae, quadratic_kappa)
@@ -225,11 +225,11 @@ def figures_of(ratings: Ratings) -> dict[str, Figure]:
     """The figures that apply to a judge's rows, by name."""
     if ratings.kind == "scores":
         return {statistic.name: Figure(statistic, Ratings.scores) for statistic in OF_SCORES}
-    found = {"accuracy": Figure(mean, Ratings.right)}
+    found = {"accuracy": Figure(share, Ratings.right)}
     if ratings.both_orders:
         found |= {
-            "both_orders_agree": Figure(mean, Ratings.alike),
-            "first_shown": Figure(mean, Ratings.first_shown),
+            "both_orders_agree": Figure(share, Ratings.alike),
+            "first_shown": Figure(share, Ratings.first_shown),
         }
     return found | {quadratic_kappa.name: Figure(quadratic_kappa, Ratings.scores)}
 
@@ -291,7 +291,7 @@ def _judge(ratings: Ratings, settings: AgreeSettings) -> JudgeAgreement:
         [ratings.value(item) for item in ratings.items],
         level=settings.level_of(ratings.kind),
         clusters=clusters,
-        **settings.drawn,
+        resamples=settings.resamples,
     )
     return JudgeAgreement(
         ratings,
@@ -318,7 +318,7 @@ def _people(every: Ratings, settings: AgreeSettings) -> PeopleAgreement:
     ratings = [[item.people[place] for item in every.items] for place in range(len(every.annotators))]
     clusters = [_cluster(item) for item in every.items]
     level = settings.level_of(every.kind)
-    alpha = krippendorff_alpha(ratings, level=level, clusters=clusters, **settings.drawn)
+    alpha = krippendorff_alpha(ratings, level=level, clusters=clusters, resamples=settings.resamples)
     left_out: dict[str, dict[str, Estimate]] = {}
     for place in range(len(ratings)) if len(ratings) > 1 else ():
         alone = every.without(place)

@@ -2,9 +2,8 @@
 
 Examples of one cluster share their luck: the four answers to one instruction are not four independent
 examples. So whole clusters are drawn with replacement, separately in every group (a group keeps its number
-of clusters), and an interval is the middle 95 % of what a metric gives on the resamples, widened for the number of
-clusters as Student's t is: resamples of five clusters vary less than five new clusters would (the expanded
-percentile interval of Hesterberg 2015). `python -m benchmarks intervals` measures what they hold.
+of clusters). Statistics of one's own have their intervals from such resamples; of every other figure each cluster is
+left out once (`jackknife`).
 
 It knows scores and counts, not statistics: a statistic hands in an Evaluator, which turns "how often was each
 cluster drawn" into values. It knows nothing of DSPy, files or models.
@@ -16,8 +15,9 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
+from spri_dspy.metrics.jackknife import Blocks, Interval, hall
 from spri_dspy.records import Score
 
 if TYPE_CHECKING:
@@ -37,14 +37,6 @@ Needs = Literal["value", "label", "pair"]
 
 Evaluator = Callable[["Floats"], "Floats"]
 """Maps how often each cluster was drawn (resamples x clusters) to one value a resample; nan: undefined."""
-
-
-class Interval(NamedTuple):
-    """The two ends of an interval, nan if there is none, and what to know about it."""
-
-    low: float = math.nan
-    high: float = math.nan
-    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,54 +151,33 @@ def draw_clusters(
 
 
 def bootstrap_interval(
-    columns: Columns, evaluator: Evaluator, resamples: int, rng: random.Random | None = None
+    value: float, columns: Columns, evaluator: Evaluator, resamples: int, rng: random.Random | None = None
 ) -> Interval:
-    """Resample the clusters and take the middle 95 % of what the evaluator gives; none for one cluster."""
+    """The interval of a figure of which nothing is known but its resamples.
+
+    Their variance and skewness go into Student's t with Hall's correction, so that the figure need not be smooth.
+    Undefined resamples (a group without examples) are left out: said in the note where they are more than one in
+    twenty, and no interval where they are more than half.
+    """
     import numpy as np
 
-    if all(len(stratum) < 2 for stratum in columns.strata):
-        return Interval(note="no interval: a single cluster")
+    few = Blocks.of(columns.strata).too_few()
+    if few:
+        return Interval(note=few)
     values = np.concatenate([evaluator(c) for c in draw_counts(columns, resamples, rng)])
-    return middle(values, tail(columns.strata))
-
-
-def tail(strata: Sequence[Integers], share: float = 0.025) -> float:
-    """The share of resamples beyond each end of an interval that is to miss `share` on each side.
-
-    Less than `share`: the fewer clusters, the less; half of it is reached at about 15 clusters.
-    """
-    from scipy import stats
-
-    n = sum(map(len, strata))
-    free = max(1, n - len(strata))
-    return float(stats.norm.cdf(stats.t.ppf(share, free) * math.sqrt(n / free)))
-
-
-def middle(values: Floats, beyond: float = 0.025) -> Interval:
-    """The values that are defined, without the share `beyond` at each end; see `tail`.
-
-    Undefined resamples (constant scores, a group without examples) are left out: said in the note where
-    they are more than one in twenty, and no interval where they are more than half.
-    """
-    import numpy as np
-
     defined = values[np.isfinite(values)]
     told = f"{len(defined)} of {len(values)} resamples"
     if not len(defined) or 2 * len(defined) < len(values):
         return Interval(note=f"no interval: a value in only {told}")
-    low, high = (float(end) for end in np.quantile(defined, (beyond, 1 - beyond)))
-    if float(defined.min()) == float(defined.max()):
-        return Interval(low, high, "every resample gives this value: the interval understates the doubt")
+    away = defined - defined.mean()
+    if float(np.ptp(defined)) <= 1e-11 * float(abs(defined).max()):
+        return Interval(note="no interval: every resample gives this value")
+    n = sum(map(len, columns.strata))
+    free = n - len(columns.strata)
+    variance = float((away**2).mean())
+    skewness = float((away**3).mean()) / variance**1.5
+    low, high, _ = hall(value, math.sqrt(variance * n / free), skewness, free)
     return Interval(low, high, f"interval from {told}" if len(defined) < 0.95 * len(values) else None)
-
-
-def wilson(share: float, n: int) -> Interval:
-    """Wilson's 95 % interval of a share out of n: unlike resampling, it is not a point at 0 and 1."""
-    z = 1.959963984540054
-    middle_share = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    # Rounding may put an end a hair inside the share itself.
-    return Interval(min(share, max(0.0, middle_share - half)), max(share, min(1.0, middle_share + half)))
 
 
 def _strata(home: Sequence[str]) -> list[Integers]:

@@ -2,7 +2,7 @@
 
 A judge is held against the mean of several people, which is steadier than any of them; so a judge may look better than
 people are. On an equal footing each annotator is held against the others, and the judge against the same others; both
-are means over the annotators, on the rows that the judge and all of them rated, with the same resamples.
+are means over the annotators, on the rows that the judge and all of them rated.
 
 It knows rows of ratings and statistics; what cannot be computed is nan with a reason.
 """
@@ -10,14 +10,14 @@ It knows rows of ratings and statistics; what cannot be computed is nan with a r
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from spri_dspy.metrics.bootstrap import collect, draw_counts, is_number, middle, tail
+from spri_dspy.metrics.bootstrap import collect, is_number
+from spri_dspy.metrics.jackknife import LOPSIDED, Blocks, Interval, Scale, is_lopsided, jackknife_interval
 from spri_dspy.metrics.rated import AgreeSettings, Item, Ratings
-from spri_dspy.metrics.set_level import Statistic, mean
+from spri_dspy.metrics.set_level import Statistic, share
 from spri_dspy.records import Estimate, Score
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def footings(
             ([_voted(judge, i) for i in judge.items], [_voted(person, i) for i in person.items])
             for judge, person in sides
         ]
-        found["accuracy"] = _footing("accuracy", mean, votes, dropped, settings)
+        found["accuracy"] = _footing("accuracy", share, votes, dropped, settings)
         return found
     scored = [(judge.scores(), person.scores()) for judge, person in sides]
     for statistic in statistics:
@@ -89,7 +89,7 @@ def _footing(
     dropped: int,
     settings: AgreeSettings,
 ) -> Footing:
-    """The mean of a statistic over who is left out, of the judge and of people, with the same resamples."""
+    """The mean of a statistic over who is left out, of the judge and of people."""
     import numpy as np
 
     n = len(sides[0][0])
@@ -105,13 +105,20 @@ def _footing(
         return np.array([[evaluate(counts) for evaluate in pair] for pair in prepared]).mean(axis=0)
 
     points = np.array([[e.value for e in pair] for pair in alone]).mean(axis=0)
-    first = columns[0][0]
-    strata = first.strata
-    drawn = np.concatenate(
-        [both(c) for c in draw_counts(first, settings.resamples, random.Random(settings.seed))], axis=1
-    )
-    ends = [middle(each, tail(strata)) for each in (*drawn, drawn[0] - drawn[1])]
+    blocks = Blocks.of(columns[0][0].strata, settings.resamples)
+    width = len(columns[0][0].groups)
+    without = np.concatenate([both(c) for c in blocks.counts(width)], axis=1)
     values = (*points, points[0] - points[1])
+    scales: tuple[Scale, ...] = (statistic.scale or "mean", statistic.scale or "mean", "gap")
+    ends = [
+        jackknife_interval(float(value), each, blocks, scale)
+        for value, each, scale in zip(
+            values, (*without, (without[0] - without[1]).round(12)), scales, strict=True
+        )
+    ]
+    if scales[0] == "correlation":
+        numbers = [side for pair in columns for each in pair for side in (each.values, each.labels)]
+        ends = [Interval(note=LOPSIDED)] * 3 if is_lopsided(columns[0][0].n_clusters, numbers) else ends
     return Footing(
         *(
             Estimate(title, float(value), n, dropped, end.low, end.high, end.note)

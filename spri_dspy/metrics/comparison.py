@@ -3,8 +3,9 @@
 Systems are compared on the examples that both have, paired by id; what only one has, or could read, is
 counted as dropped. `compare` is the one test: p of the paired permutation test, which swaps the two systems'
 results of whole clusters at random. If the systems are alike, each cluster's results might as well have come the other
-way round; nothing is assumed about distributions, and it holds for few examples, where a bootstrap rejects too often.
-The interval beside it is the cluster bootstrap's. `paired_t` is the published test and ignores clusters.
+way round; nothing is assumed about distributions, and it holds for few examples, where an interval need not.
+The interval beside it comes from leaving clusters out (`jackknife`). `paired_t` is the published test and ignores
+clusters.
 
 Nothing here corrects for several comparisons but `holm`, and nothing fails on the
 numbers it is given: what cannot be computed is nan with a reason.
@@ -22,14 +23,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spri_dspy.metrics.bootstrap import (
     Columns,
+    Evaluator,
+    bootstrap_interval,
     collect,
-    draw_counts,
     group_of,
     has,
     is_number,
-    middle,
-    tail,
 )
+from spri_dspy.metrics.jackknife import Blocks, Interval, jackknife_interval
 from spri_dspy.metrics.set_level import (
     CONSTANT,
     Statistic,
@@ -95,15 +96,15 @@ def compare(
 
     p is two-sided: the share of swaps whose difference is as large as the observed one, exact where all swaps can be
     tried (12 clusters), else counting one more, so it is never below 1/(draws + 1). For a correlation both sides are
-    standardised first: it does not care for scale. The interval is the middle 95 % of the differences of the cluster
-    bootstrap, both systems with the same draws. Groups and clusters are those of `a`.
+    standardised first: it does not care for scale. The interval is Student's, from the differences without each
+    cluster; of one's own functions it is from bootstrap resamples. Groups and clusters are those of `a`.
 
     Args:
         statistic: what to compare.
         a: the system whose excess is reported; ids must be unique, and labels must be those of `b`.
         b: the other one.
         macro: compare the means over groups, as `set_level.macro` has them.
-        resamples: how many bootstrap resamples to draw.
+        resamples: how often the difference is computed anew at most for the interval, as for a Statistic.
         draws: how many swaps to try; None: 4000, or 1000 where the statistic is no function of sums.
         rng: where both come from; None means `random.Random(0)`.
     """
@@ -111,7 +112,8 @@ def compare(
 
     name = f"macro {statistic.name}" if macro else statistic.name
     draws = draws or (_DRAWS if statistic.sums else _DRAWS_OF_FUNCTION)
-    test = f"paired permutation test of clusters, {draws} draws; interval: cluster bootstrap, {resamples} resamples"
+    made = "cluster jackknife" if statistic.scale else f"cluster bootstrap, {resamples} resamples"
+    test = f"paired permutation test of clusters, {draws} draws; interval: {made}"
     common = _common(a, b, statistic)
     groups: list[str] = []
     if macro:
@@ -129,13 +131,35 @@ def compare(
     evaluators = [
         mean_over_groups(statistic, c, groups) if macro else statistic.prepare(c, math.nan) for c in columns
     ]
-    drawn = draw_counts(columns[0], resamples, rng)
-    raw = np.concatenate([evaluators[0](counts) - evaluators[1](counts) for counts in drawn])
-    # Systems that differ by rounding alone do not differ.
-    interval = middle(np.round(raw, 12), tail(columns[0].strata))
+
+    def differences(counts: Floats) -> Floats:
+        # Systems that differ by rounding alone do not differ.
+        return np.round(evaluators[0](counts) - evaluators[1](counts), 12)
+
+    interval = _interval(statistic, difference, columns[0], differences, resamples, rng)
     p = _swapped(statistic, columns, groups if macro else None, draws, rng)
     note = "; ".join(n for n in (common.note, interval.note) if n) or None
     return Comparison(name, difference, interval.low, interval.high, p, n, test, common.dropped, note)
+
+
+def _interval(
+    statistic: Statistic,
+    difference: float,
+    columns: Columns,
+    differences: Evaluator,
+    resamples: int,
+    rng: random.Random,
+) -> Interval:
+    """The interval of a difference."""
+    import numpy as np
+
+    if statistic.scale is None:
+        return bootstrap_interval(difference, columns, differences, resamples, rng)
+    blocks = Blocks.of(columns.strata, resamples)
+    if blocks.too_few():
+        return Interval(note=blocks.too_few())
+    without = np.concatenate([differences(c) for c in blocks.counts(len(columns.groups))])
+    return jackknife_interval(difference, without, blocks, "difference")
 
 
 def permutation_p(

@@ -24,7 +24,10 @@ def _combine(sums: Floats, flat: float) -> Floats:
 
 
 quadratic_kappa = by_sums(
-    "quadratic_kappa", Sums(pearson_rows, _combine), undefined="scores and labels are one and the same number"
+    "quadratic_kappa",
+    Sums(pearson_rows, _combine),
+    undefined="scores and labels are one and the same number",
+    scale="correlation",
 )
 """Cohen's kappa of scores and labels with quadratic weights, in [-1, 1]; 1 is equality, 0 is chance.
 

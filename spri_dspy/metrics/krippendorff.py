@@ -1,4 +1,4 @@
-"""Agreement of several raters on the same units: Krippendorff's alpha, with its interval from the cluster bootstrap.
+"""Agreement of several raters on the same units: Krippendorff's alpha, with its interval (`jackknife`).
 
 `krippendorff_alpha` is of one panel of raters; `alpha_in_place` says what becomes of it if a judge sits in the place of
 one of them.
@@ -9,11 +9,11 @@ It knows ratings, nothing of files, tasks, models or DSPy. What cannot be comput
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from spri_dspy.metrics.bootstrap import Interval, draw_clusters, is_number, middle, tail
+from spri_dspy.metrics.bootstrap import is_number
+from spri_dspy.metrics.jackknife import LOPSIDED, Blocks, Interval, Scale, is_lopsided, jackknife_interval
 from spri_dspy.records import Estimate
 
 if TYPE_CHECKING:
@@ -43,20 +43,18 @@ def krippendorff_alpha(
     clusters: Sequence[str] | None = None,
     ci: bool = True,
     resamples: int = 1000,
-    rng: random.Random | None = None,
 ) -> Estimate:
     """Krippendorff's alpha: 1 is perfect agreement of the raters, 0 is chance, below 0 is worse.
 
-    The interval comes from resampling units, or clusters of them. Units with fewer than two ratings count as dropped.
+    The interval comes from leaving out units, or clusters of them. Units with fewer than two ratings count as dropped.
     Source: Krippendorff, "Computing Krippendorff's alpha-reliability", 2011.
 
     Args:
         ratings: one sequence a rater, one place a unit in each, all of one length; None is missing.
         level: what the numbers mean.
-        clusters: one name a unit; units of one name are resampled together. None: each unit apart.
+        clusters: one name a unit; units of one name are left out together. None: each unit apart.
         ci: False leaves the interval nan.
-        resamples: how many bootstrap resamples the interval rests on.
-        rng: where they come from; None means `random.Random(0)`.
+        resamples: how often alpha is computed anew at most for the interval.
 
     Raises:
         ValueError: the sequences differ in length.
@@ -83,13 +81,15 @@ def krippendorff_alpha(
     value = float(_alpha(tables.sum(axis=0)[None], categories, level)[0])
     if math.isnan(value):
         return Estimate(name, value, n, dropped, reason="constant ratings")
-    if not ci or len(tables) < 2:
-        return Estimate(name, value, n, dropped, reason="no interval: a single cluster" if ci else None)
+    blocks = Blocks.of([np.arange(len(tables))], resamples)
+    if not ci or blocks.too_few():
+        return Estimate(name, value, n, dropped, reason=blocks.too_few() if ci else None)
     flat = tables.reshape(len(tables), -1)
-    strata = [np.arange(len(tables))]
-    drawn = draw_clusters(strata, resamples, rng, width=max(flat.shape))
-    values = [_alpha((counts @ flat).reshape(-1, *tables.shape[1:]), categories, level) for counts in drawn]
-    interval = middle(np.concatenate(values), tail(strata))
+    sums = ((counts @ flat).reshape(-1, *tables.shape[1:]) for counts in blocks.counts(flat.shape[1]))
+    without = np.concatenate([_alpha(each, categories, level) for each in sums])
+    interval = jackknife_interval(value, without, blocks, "correlation")
+    if is_lopsided(len(tables), map(_given, ratings)):
+        interval = Interval(note=LOPSIDED)
     return Estimate(name, value, n, dropped, interval.low, interval.high, interval.note)
 
 
@@ -100,11 +100,10 @@ def alpha_in_place(
     level: Level = "ordinal",
     clusters: Sequence[str] | None = None,
     resamples: int = 1000,
-    rng: random.Random | None = None,
 ) -> InPlace:
     """Alpha of people, and the mean alpha over the panels in which a judge sits in the place of one of them.
 
-    Both are of the units that the judge and at least two people rated, with the same resamples. With one person the
+    Both are of the units that the judge and at least two people rated. With one person the
     judge's alpha is that of the two, and people have none.
 
     Args:
@@ -112,8 +111,7 @@ def alpha_in_place(
         judge: the judge's ratings of the same units.
         level: what the numbers mean.
         clusters: one name a unit.
-        resamples: how many bootstrap resamples the intervals rest on.
-        rng: where they come from; None means `random.Random(0)`.
+        resamples: how often the alphas are computed anew at most for the intervals.
     """
     import numpy as np
 
@@ -142,19 +140,29 @@ def alpha_in_place(
         in_place = np.mean(alphas[1:], axis=0)
         return np.array([alphas[0], in_place, in_place - alphas[0]])
 
-    strata = [np.arange(len(members))]
-    width = max(tables[0][0].size, len(members))
-    resampled = np.concatenate([sides(c) for c in draw_clusters(strata, resamples, rng, width=width)], axis=1)
+    blocks = Blocks.of([np.arange(len(members))], resamples)
+    without = np.concatenate([sides(c) for c in blocks.counts(tables[0][0].size)], axis=1)
+    scales: tuple[Scale, ...] = ("correlation", "correlation", "gap")
+    points = sides(np.ones((1, len(members))))[:, 0]
+    raters = zip(*(unit for units in members for unit in units), strict=True)
+    lopsided = is_lopsided(len(members), map(_given, raters))
     found: list[Estimate] = []
-    for title, point, drawn in zip(titles, sides(np.ones((1, len(members))))[:, 0], resampled, strict=True):
+    for title, scale, point, each in zip(titles, scales, points, without, strict=True):
         if math.isnan(point):
             why = "one person" if len(people) == 1 else "constant ratings"
             found.append(Estimate(title, math.nan, n, len(judge) - n, reason=why))
             continue
-        is_alone = len(members) < 2
-        ends = Interval(note="no interval: a single cluster") if is_alone else middle(drawn, tail(strata))
+        ends = jackknife_interval(float(point), each, blocks, scale)
+        ends = Interval(note=LOPSIDED) if lopsided else ends
         found.append(Estimate(title, float(point), n, len(judge) - n, ends.low, ends.high, ends.note))
     return InPlace(*found)
+
+
+def _given(ratings: Sequence[float | None]) -> Floats:
+    """A rater's ratings without those that are missing."""
+    import numpy as np
+
+    return np.array([r for r in ratings if r is not None and is_number(r)], dtype=np.float64)
 
 
 def _categories(clusters: Sequence[Sequence[Sequence[float | None]]]) -> Floats:

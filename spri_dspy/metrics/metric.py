@@ -242,7 +242,7 @@ class Metric:
         return [self._score(example, found.get(example.id)) for example in examples]
 
     def value(self, scores: Sequence[Score], *, rng: random.Random | None = None) -> Estimate:
-        """The metric with a 95 % interval from the cluster bootstrap; nan with a reason where there is none."""
+        """The metric with a 95 % interval from leaving clusters out; nan with a reason where there is none."""
         return self._estimate(scores, rng=rng)
 
     def measure(self, scores: Sequence[Score]) -> float:

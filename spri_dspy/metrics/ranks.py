@@ -81,8 +81,8 @@ def _weighted_kendall(x: Floats, y: Floats, weights: Floats, flat: float) -> Flo
     return np.where(untied_y <= 0, np.nan, np.where(untied_x <= 0, flat, tau))
 
 
-spearman = Statistic("spearman", _by_cells(_weighted_spearman), is_correlation=True)
+spearman = Statistic("spearman", _by_cells(_weighted_spearman), is_correlation=True, scale="rank correlation")
 """Spearman's rank correlation between scores and labels, in [-1, 1]; ties share their mean rank."""
 
-kendall = Statistic("kendall", _by_cells(_weighted_kendall), is_correlation=True)
+kendall = Statistic("kendall", _by_cells(_weighted_kendall), is_correlation=True, scale="rank correlation")
 """Kendall's tau-b between scores and labels, in [-1, 1]."""

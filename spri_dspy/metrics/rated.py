@@ -31,8 +31,8 @@ class AgreeSettings:
     """How intervals and tests are made.
 
     Attributes:
-        resamples: of each bootstrap.
-        seed: of each bootstrap and permutation test.
+        resamples: how often a figure is computed anew at most for its interval; see `set_level.Statistic`.
+        seed: of each permutation test.
         epsilon: the Alt-Test's.
         level: of Krippendorff's alpha; None: ordinal for scores, nominal for pairs.
     """

@@ -3,7 +3,7 @@
     pearson(scores)     by_group(pearson, scores)     macro(pearson, scores)
 
 A Statistic is called with scores and returns an Estimate: the value, how many examples went in, how many had
-no score or no label, and a 95 % interval from the cluster bootstrap (`bootstrap`). It never fails on the
+no score or no label, and a 95 % interval from leaving clusters out (`jackknife`). It never fails on the
 scores it is given: what cannot be computed is nan with a reason, and what was left out is counted. Results
 do not depend on the order of the scores, only on the scores and `rng`.
 
@@ -27,14 +27,13 @@ from typing import TYPE_CHECKING, Any
 from spri_dspy.metrics.bootstrap import (
     Columns,
     Evaluator,
-    Interval,
     Needs,
     bootstrap_interval,
     collect,
     group_of,
     is_number,
-    wilson,
 )
+from spri_dspy.metrics.jackknife import LOPSIDED, Blocks, Interval, Scale, is_lopsided, jackknife_interval
 from spri_dspy.records import Estimate, Score
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ class Statistic:
         needs: what an example must have to go in; others are dropped and counted.
         is_correlation: constant scores or labels, and fewer than three examples, have no value if so.
         undefined: the reason given where there is no value.
-        closed_form: (value, number of clusters) -> interval, where resampling would mislead.
+        scale: what it is, which decides how its interval is made; None: of anything, by the bootstrap.
         sums: how it follows from sums; None if it does not.
     """
 
@@ -90,7 +89,7 @@ class Statistic:
     needs: Needs = "label"
     is_correlation: bool = False
     undefined: str = "not a number"
-    closed_form: Callable[[float, int], Interval] | None = None
+    scale: Scale | None = None
     sums: Sums | None = None
 
     @classmethod
@@ -137,8 +136,9 @@ class Statistic:
         Args:
             scores: one item an example, in any order.
             ci: False leaves the interval nan, which is quicker.
-            resamples: how many bootstrap resamples the interval rests on.
-            rng: where the resamples come from; None means `random.Random(0)`.
+            resamples: how often the statistic is computed anew at most for the interval: without each cluster, or
+                without each of so many blocks of clusters; one's own functions on bootstrap resamples.
+            rng: where bootstrap resamples come from; None means `random.Random(0)`.
         """
         import numpy as np
 
@@ -155,10 +155,7 @@ class Statistic:
             return Estimate(self.name, math.nan, n, dropped, reason=self.undefined)
         if not ci:
             return Estimate(self.name, value, n, dropped)
-        if self.closed_form:
-            interval = self.closed_form(value, columns.n_clusters)
-        else:
-            interval = bootstrap_interval(columns, evaluate, resamples, rng)
+        interval = interval_of(self, value, columns, evaluate, resamples, rng)
         return Estimate(self.name, value, n, dropped, interval.low, interval.high, interval.note)
 
 
@@ -209,22 +206,49 @@ def macro(
     n = sum(groups[g].n for g in values)
     interval = Interval()
     if ci:
-        columns = collect(scores, statistic.needs)
-        interval = bootstrap_interval(
-            columns, mean_over_groups(statistic, columns, sorted(values)), resamples, rng
-        )
+        columns = collect([s for s in scores if group_of(s) in values], statistic.needs)
+        evaluate = mean_over_groups(statistic, columns, sorted(values))
+        interval = interval_of(statistic, value, columns, evaluate, resamples, rng)
     reason = "; ".join([*notes, *([interval.note] if interval.note else [])]) or None
     return Estimate(name, value, n, len(scores) - n, interval.low, interval.high, reason)
 
 
+def interval_of(
+    statistic: Statistic,
+    value: float,
+    columns: Columns,
+    evaluate: Evaluator,
+    resamples: int,
+    rng: random.Random | None,
+) -> Interval:
+    """The interval of a statistic's value, or of its mean over groups; see `Statistic.__call__`."""
+    import numpy as np
+
+    if statistic.scale is None:
+        return bootstrap_interval(value, columns, evaluate, resamples, rng)
+    if statistic.scale == "correlation" and is_lopsided(columns.n_clusters, [columns.values, columns.labels]):
+        return Interval(note=LOPSIDED)
+    blocks = Blocks.of(columns.strata, resamples)
+    if blocks.too_few():
+        return Interval(note=blocks.too_few())
+    without = np.concatenate([evaluate(c) for c in blocks.counts(len(columns.groups))])
+    return jackknife_interval(value, without, blocks, statistic.scale)
+
+
 def mean_over_groups(statistic: Statistic, columns: Columns, groups: Sequence[str]) -> Evaluator:
-    """The statistic's mean over these groups, resample by resample; see `mean_of_groups`."""
+    """The statistic's mean over these groups, resample by resample; see `mean_of_groups`.
+
+    Where a resample takes a group its value, the value of all its rows stands in.
+    """
+    import numpy as np
+
     parts = [statistic.prepare(columns.only(group), 0.0) for group in groups]
+    with np.errstate(all="ignore"):  # an overflow is not finite, which is what is meant
+        whole = np.concatenate([part(np.ones((1, columns.n_clusters))) for part in parts])
 
     def evaluate(counts: Floats) -> Floats:
-        import numpy as np
-
-        return mean_of_groups(np.stack([part(counts) for part in parts], axis=-1))
+        values = np.stack([part(counts) for part in parts], axis=-1)
+        return mean_of_groups(np.where(np.isfinite(values), values, whole))
 
     return evaluate
 
@@ -351,7 +375,8 @@ def _pair_share(name: str, kind: int) -> Statistic:
         pairs = _pairs(columns)
         return lambda counts: portion(counts @ pairs)
 
-    return Statistic(name, prepare, undefined="no two examples of a cluster differ in their labels")
+    reason = "no two examples of a cluster differ in their labels"
+    return Statistic(name, prepare, undefined=reason, scale="share")
 
 
 def _pairs(columns: Columns) -> Floats:
@@ -368,20 +393,19 @@ def _pairs(columns: Columns) -> Floats:
     return table
 
 
-pearson = by_sums("pearson", Sums(pearson_rows, correlation, is_standard=True), is_correlation=True)
+pearson = by_sums(
+    "pearson", Sums(pearson_rows, correlation, is_standard=True), is_correlation=True, scale="correlation"
+)
 """Pearson's r between scores and labels, in [-1, 1]."""
 
-mae = _average("mae", lambda x, y: abs(x - y))
+mae = _average("mae", lambda x, y: abs(x - y), scale="mean")
 """Mean absolute difference of scores and labels, 0 or more, in the scores' own unit."""
 
-mean = _average("mean", lambda x, y: x, needs="value")
+mean = _average("mean", lambda x, y: x, needs="value", scale="mean")
 """Mean of the scores; needs no labels."""
 
-share = _average("share", lambda x, y: x.clip(0, 1), needs="value", closed_form=wilson)
-"""Mean of scores that are 0 or 1 (or between, where several samples were taken); needs no labels.
-
-Interval: Wilson's with the number of clusters as n, which errs on the wide side where clusters are large.
-"""
+share = _average("share", lambda x, y: x.clip(0, 1), needs="value", scale="share")
+"""Mean of scores that are 0 or 1 (or between, where several samples were taken); needs no labels."""
 
 pair_accuracy = _pair_share("pair_accuracy", 2)
 """Of the pairs of one cluster that labels tell apart, the share that scores put in the same order.

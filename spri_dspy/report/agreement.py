@@ -181,8 +181,11 @@ def _value(estimate: Estimate) -> str:
 
 def _short(estimate: Estimate) -> str:
     """Value and interval in one cell."""
-    ends = "" if math.isnan(estimate.low) else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
-    return _value(estimate) + ends
+    if math.isnan(estimate.value):
+        return "-"
+    has_interval = not math.isnan(estimate.low)
+    ends = f"[{estimate.low:.2f}, {estimate.high:.2f}]" if has_interval else "(no interval)"
+    return f"{_value(estimate)} {ends}"
 
 
 def _p(p: float) -> str:

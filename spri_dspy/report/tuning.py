@@ -93,7 +93,7 @@ def _cells(part: Mapping[str, Any] | None, name: str) -> tuple[str, str]:
     """A figure and its interval, with p where there is one."""
     if part is None or part[name] is None:
         return "-", ""
-    ends = f"{part['low']:.3f} to {part['high']:.3f}" if part["low"] is not None else ""
+    ends = f"{part['low']:.3f} to {part['high']:.3f}" if part["low"] is not None else part.get("reason")
     p = f"p = {part['p']:.2g}" if part.get("p") is not None else ""
     return f"{part[name]:+.3f}" if name == "difference" else f"{part[name]:.3f}", ", ".join(
         filter(None, (ends, p))

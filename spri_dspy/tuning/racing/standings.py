@@ -15,8 +15,9 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from spri_dspy.metrics.bootstrap import draw_clusters, is_number, tail
+from spri_dspy.metrics.bootstrap import is_number
 from spri_dspy.metrics.comparison import Comparison, permutation_p
+from spri_dspy.metrics.jackknife import Blocks, jackknife_interval
 from spri_dspy.tuning.racing.objectives import Measure, Objective, Plan
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _VARIANCE_ROWS = 4.0  # a stratum's variance is pulled to the overall one with this many rows' weight
 _SCALE_ROWS = 10.0  # and the overall one to the objective's scale: a few tied scores prove nothing
-_RESAMPLES, _WIDTH = 4000, 8000  # resamples and swaps; numbers held for one of them
+_SWAPS, _WIDTH = 4000, 8000  # swaps of a test; numbers held for the metric without one cluster
 
 
 class Gap(NamedTuple):
@@ -143,21 +144,21 @@ class Sheet:
         return self._slopes[rows]
 
     def compare(self, a: int, b: int, clusters: Sequence[str | None], *, tests: int, seed: int) -> Comparison:
-        """The metric of `a` less that of `b`: p of the paired permutation test, interval of the cluster bootstrap.
+        """The metric of `a` less that of `b`: p of the paired permutation test, interval of the cluster jackknife.
 
         Args:
             a: the candidate whose excess is reported.
             b: the other one.
             clusters: one per row of the plan; None is a cluster of one.
             tests: for how many comparisons at once the interval and p are to hold.
-            seed: decides resamples and swaps.
+            seed: decides swaps.
         """
         import numpy as np
 
         name, rows, rng = self._objective.name, min(self.paid[a], self.paid[b]), random.Random(seed)
         test = (
-            f"paired permutation test of clusters; interval: cluster bootstrap, {_RESAMPLES} resamples; both corrected "
-            f"for {tests} comparisons"
+            f"paired permutation test of clusters, {_SWAPS} draws; interval: cluster jackknife; both corrected for "
+            f"{tests} comparisons"
         )
         sides = self._scores[[a, b], :rows]
         at = np.flatnonzero(np.isfinite(sides).all(axis=0))
@@ -167,14 +168,14 @@ class Sheet:
             reason = "fewer than two common clusters"
             return Comparison(name, math.nan, math.nan, math.nan, math.nan, len(at), test, dropped, reason)
         strata = [np.flatnonzero(home == g) for g in np.unique(home)]
-        counts = draw_clusters(strata, _RESAMPLES, rng, width=_WIDTH)
-        drawn = np.concatenate([self._differences(np.tensordot(c, sums, 1)) for c in counts])
+        blocks = Blocks.of(strata)
+        counts = blocks.counts(_WIDTH)
+        without = np.concatenate([self._differences(np.tensordot(c, sums, 1)) for c in counts])
         difference = float(self._differences(sums.sum(axis=0)[None])[0])
-        beyond = tail(strata, 0.025 / tests)
-        low, high = (float(q) for q in np.nanquantile(drawn, (beyond, 1 - beyond)))
+        low, high, note = jackknife_interval(difference, without, blocks, "difference", level=0.05 / tests)
         first, second = np.split(sums, 2, axis=-1)
-        p = permutation_p(first, second, self._objective.combine, draws=_RESAMPLES, rng=rng)
-        return Comparison(name, difference, low, high, min(1.0, tests * p), len(at), test, dropped)
+        p = permutation_p(first, second, self._objective.combine, draws=_SWAPS, rng=rng)
+        return Comparison(name, difference, low, high, min(1.0, tests * p), len(at), test, dropped, note)
 
     def _cluster_sums(
         self, sides: Floats, at: Integers, clusters: Sequence[str | None]
