@@ -17,7 +17,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spri_dspy.errors import UnknownNameError, UsageError
 from spri_dspy.metrics.agreement import calibration, figures_of
@@ -314,12 +314,13 @@ def _truths(setting: Setting, generator: np.random.Generator) -> Mapping[str, Se
     for labels, (values, _), _ in setting.sample([TRUTH] * setting.groups, generator):
         x, y = values.ravel(), labels.ravel()
         covariance = np.cov(x, y)
+        ranked: Any = [stats.spearmanr(x, y)[0], stats.kendalltau(x, y)[0]]
         found["pearson"].append(float(np.corrcoef(x, y)[0, 1]))
         found["quadratic_kappa"].append(
             float(2 * covariance[0, 1] / (np.trace(covariance) + (x.mean() - y.mean()) ** 2))
         )
-        found["spearman"].append(float(stats.spearmanr(x, y).statistic))
-        found["kendall"].append(float(stats.kendalltau(x, y).statistic))
+        found["spearman"].append(float(ranked[0]))
+        found["kendall"].append(float(ranked[1]))
         pairs = np.triu_indices(setting.responses, 1)
         apart = [np.sign(side[:, pairs[0]] - side[:, pairs[1]]) for side in (values, labels)]
         told = apart[1] != 0
