@@ -187,7 +187,7 @@ def test_a_recipe_of_the_shelf_runs_by_its_name_from_anywhere(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     done = python("-m", "optimize", "sft", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("sft, bootstrap_random_search by score: 22 train")
+    assert done.stdout.startswith("sft, bootstrap_random_search by score: 21 train")
     assert not list(tmp_path.iterdir())
 
 
