@@ -66,11 +66,11 @@ def fence(text: str) -> str:
 
 
 def is_code(text: str) -> bool:
-    """True of a text that is a fence's code, or a line of a fence, and nothing else."""
+    """True of a text that is a fence's code, or a line of a fence, or the code in brackets, and nothing else."""
     return bool(_CODE.fullmatch(text))
 
 
-_CODE = re.compile(r"(?:<<<\s?)?[0-9a-f]{12}(?:\s?>>>)?\.?")
+_CODE = re.compile(r"[\[(\"'`*<{]{0,3}\s?[0-9a-f]{12}\s?[\])\"'`*>}]{0,3}\.?")
 
 
 def unfenced(text: str) -> str:

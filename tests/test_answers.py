@@ -170,6 +170,7 @@ COPIED = {
     "a placeholder with its note": '{result}        # note: the value you produce must be one of: {"x": 1}',
     "a placeholder whose note was cut off": "{judgement_of_it}        # note: the val",
     "a fence's code": "1fcc2698c622",
+    "a fence's code in brackets": "[16894d2361e9]",
     "a fence's first line": "<<< 1fcc2698c622",
 }
 
