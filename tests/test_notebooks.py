@@ -16,7 +16,7 @@ def code_of(book):
 
 
 def test_there_is_a_notebook_for_every_table():
-    assert [path.name for path in NOTEBOOKS] == ["table1.ipynb", "table2.ipynb", "table3.ipynb"]
+    assert [path.stem for path in NOTEBOOKS] == ["table1", "table2", "table3", "truthful"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
