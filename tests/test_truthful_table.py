@@ -121,16 +121,19 @@ def test_dry_run_and_mistakes_leave_nothing(data, tmp_path, capsys, monkeypatch)
     assert sorted(tmp_path.rglob("*")) == there
 
 
-def test_intervals_are_by_question(data, tmp_path):
-    path = truthful.sample(data, tmp_path / "sample", questions=4)
+def test_intervals_are_by_question_whatever_its_category(tmp_path):
+    rows = [
+        {**ROWS[1], "id": f"q{n}", "question": f"What if {n}?", "category": f"c{n // 2}"} for n in range(24)
+    ]
+    path = truthful.sample(rows_file(tmp_path / "labels.jsonl", rows), tmp_path / "sample", questions=24)
     cells = planned_live(truthful.TABLE, tmp_path / "runs", systems=["vanilla"], data=str(path))
-    labels = [e.human_score for e in cells.cells[0].examples.values()]
-    # Two questions judged rightly, two the other way round, whatever their categories: as wide as can be.
-    rated_by_hand(cells.cells[0], [s if n < 8 else 6 - s for n, s in enumerate(labels)])
+    # Both questions of a category are judged rightly, or both the other way round: within one nothing varies.
+    shown = [(int(e.group[1:]) % 2, e.human_score) for e in cells.cells[0].examples.values()]
+    rated_by_hand(cells.cells[0], [6 - score if is_wrong else score for is_wrong, score in shown])
     (entry,) = tables.read(truthful.TABLE, cells).entries
     agreement, pairs = entry.estimates["agreement"], entry.estimates["pair_accuracy"]
-    assert agreement.value == pytest.approx(0) and (agreement.low, agreement.high) == (-1, 1)
-    assert pairs.value == 0.5 and (pairs.low, pairs.high) == (0, 1)
+    assert agreement.value == pytest.approx(0) and agreement.low < -0.25 and agreement.high > 0.25
+    assert pairs.value == 0.5 and pairs.low < 0.4 and pairs.high > 0.6
     assert "Pearson r" in layout.markdown(tables.read(truthful.TABLE, cells))
 
 
