@@ -4,6 +4,9 @@
 faults, with 5 % errors, 2 % cut connections, 1 % senseless bodies and bursts of refusals, and without faults again.
 The paces are compared within this one call, because the machine may be busy.
 
+With `--refuse 0.1` it asks another question: a server that turns a tenth of the calls away at random, with Retry-After
+1, is run over twice with our window and twice with a fixed one of all slots, in turns.
+
 While a burst lasts the server takes no call, so no client can use that time; but calls begun before it are still
 answered then. Both sides of that are shown: the pace as it is, which blames the client for the bursts, and the pace
 with the bursts' seconds taken out of the run, which gives it those answers for nothing.
@@ -21,11 +24,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import spri_dspy as spri
 from benchmarks.load import _get as get
 from benchmarks.load import serving
 from benchmarks.load_contestants import examples_of
+from spri_dspy.lms import concurrency
 
 RATES = {"error_rate": 0.05, "cut_rate": 0.02, "garbage_rate": 0.01}
 SETTLED = ("accepted", "exhausted")
@@ -90,6 +95,25 @@ def compare(examples: int, slots: int, latency: float, bursts: Sequence[Sequence
     }
 
 
+def refused_at_random(examples: int, slots: int, latency: float, share: float) -> dict[str, Any]:
+    """Runs with our window and with one that learns nothing and has all slots from the start, in turns."""
+    runs: dict[str, list[dict[str, Any]]] = {"ours": [], "fixed": []}
+    with serving({"latency": latency, "refuse_rate": share}) as root:
+        run_once(root, 20, slots)
+        for _ in range(2):
+            runs["ours"].append(run_once(root, examples, slots))
+            with (
+                patch.object(concurrency, "FIRST_WINDOW", slots),
+                patch.object(concurrency.Window, "refused", lambda *_: None),
+            ):
+                runs["fixed"].append(run_once(root, examples, slots))
+    pace = {
+        name: statistics.mean(run["examples_per_second"] for run in found) for name, found in runs.items()
+    }
+    about = {"examples": examples, "slots": slots, "latency": latency, "refuse_rate": share}
+    return {**about, **runs, "pace": round(pace["ours"] / pace["fixed"], 3)}
+
+
 def main(argv: list[str]) -> int:
     """Measure and print; 1 if an example was lost or is there twice."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks faults", description=__doc__)
@@ -99,11 +123,20 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--bursts", type=json.loads, default=[[5, 6], [12, 13]], help="default: [[5, 6], [12, 13]]"
     )
+    parser.add_argument(
+        "--refuse", type=float, help="share of calls that are refused at random, instead of all"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
-    found = compare(options.examples, options.slots, options.latency, options.bursts)
+    asked = (options.examples, options.slots, options.latency)
+    if options.refuse is None:
+        found = compare(*asked, options.bursts)
+        runs = [*found["calm"], found["storm"]]
+    else:
+        found = refused_at_random(*asked, options.refuse)
+        runs = found["ours"] + found["fixed"]
     if options.json:
         sys.stdout.write(json.dumps(found) + "\n")
     else:
         sys.stdout.writelines(f"{name:22}{value}\n" for name, value in found.items())
-    return int(any(run["lost"] or run["twice"] for run in (*found["calm"], found["storm"])))
+    return int(any(run["lost"] or run["twice"] for run in runs))

@@ -38,6 +38,7 @@ class Load:
         sigma: spread of the latency's logarithm.
         accept: probability that a critic's score is 5; it is 3 otherwise.
         error_rate, cut_rate, garbage_rate: shares of calls that get a 500, a cut connection, a senseless body.
+        refuse_rate: share of calls that get a 429 at random.
         bursts: (from, to) seconds since the last reset in which every call gets a 429.
         retry_after: seconds in the 429's header.
     """
@@ -49,6 +50,7 @@ class Load:
     error_rate: float = 0.0
     cut_rate: float = 0.0
     garbage_rate: float = 0.0
+    refuse_rate: float = 0.0
     bursts: list[list[float]] = field(default_factory=list)
     retry_after: float = 1.0
 
@@ -75,14 +77,15 @@ class Server:
         self.chains: defaultdict[int, float] = defaultdict(float)
         self.received = self.answered = self.cancelled = self.in_flight = self.most_in_flight = 0
         self.began = asyncio.get_running_loop().time()
-        self.faults = random.Random(self.load.seed)
+        self.faults, self.refusals = random.Random(self.load.seed), random.Random(self.load.seed)
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """One chat completion, or one fault."""
         body = await request.read()
         self.received += 1
         now = asyncio.get_running_loop().time() - self.began
-        if any(begin <= now < end for begin, end in self.load.bursts):
+        is_burst = any(begin <= now < end for begin, end in self.load.bursts)
+        if is_burst or self.refusals.random() < self.load.refuse_rate:
             headers = {"Retry-After": str(self.load.retry_after)}
             return web.json_response(
                 {"error": {"message": "too many", "type": "rate_limit"}}, status=429, headers=headers

@@ -1,8 +1,9 @@
 """How many calls may be in flight: one AIMD window an LM.
 
-A window opens quickly while all goes well (slow start), halves when the server says "too many" and then grows by one a
-round trip, so that a run finds each server's rate by itself. It knows LMs by identity and outcomes; no prompt and no
-example.
+A window opens quickly while all goes well (slow start), narrows when the server has too much to do, and then grows by
+one a round trip, so that a run finds each server's rate by itself. A refusal is a sign of load where more calls are in
+flight than at any answer since the last narrowing, or where many of the latest calls were refused: a server that turns
+a few calls away at random keeps its calls. It knows LMs by identity and outcomes; no prompt and no example.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import heapq
 import logging
 import os
 import resource
+from collections import deque
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -30,10 +32,21 @@ FIRST_WINDOW = 16
 LONGEST_PAUSE = 60.0
 """Cap in seconds on how long a server's Retry-After can hold an LM's calls back."""
 
+RECENT = 20
+"""The latest calls whose outcomes count, or as many as the window has places, if that is more."""
+
+OVERLOADED, CLOSED = 0.25, 0.5
+"""Shares of refusals: above the first a refusal is a sign of load; above the second, and from PAUSE_AFTER on, a
+server's Retry-After holds all of an LM's calls back. The refused call itself always waits."""
 
 PAUSE_AFTER = 3
-"""Refusals with no answer between them after which a server's Retry-After holds all of an LM's calls back: sooner, a
-server that turns a few calls away at random would bring the others to a stop. The refused call itself always waits."""
+"""Refusals before which nobody else is held back."""
+
+_SLIGHTLY, _HALF = 0.8, 0.5
+"""What is left of a window after a refusal among answers, and after one of many."""
+
+_CAUTION = 0.1
+"""Growth near the number of calls in flight at which the window was last narrowed, as a part of the usual."""
 
 
 @dataclass
@@ -61,7 +74,7 @@ class _Waiting(NamedTuple):
 
 
 class Window:
-    """The calls in flight of one LM: slow start, additive increase, multiplicative decrease.
+    """The calls in flight of one LM: slow start, additive increase, multiplicative decrease on signs of load.
 
     While more examples come, the oldest goes first: results come early, and what a budget pays for gets finished.
     Once none comes any more, whoever has the most before it goes first, so that all end at about the same time and no
@@ -80,9 +93,11 @@ class Window:
         self._threshold = float(most)
         self._paused_until = 0.0
         self._lowered_at = -1.0
-        self._refusals = 0
-        self._refused_at = -1.0
         self._round_trip = 0.0
+        self._outcomes: deque[bool] = deque()  # of the latest calls: whether they were refused
+        self._refused = 0
+        self._proven = 0  # most calls in flight at an answer since the last narrowing
+        self._ceiling = float("inf")  # calls in flight at the last narrowing
         self._waiting: list[_Waiting] = []
         self._arrivals = count()
         self._ending = False
@@ -126,32 +141,48 @@ class Window:
         """One answer came: open the window, by one an answer at first, by one a round trip later.
 
         Args:
-            began: when the call got its place; what was begun before a refusal says nothing about the time after it.
+            began: when the call got its place.
         """
-        if began is None or began > self._refused_at:
-            self._refusals = 0
+        self._note(is_refused=False)
         if began is not None:
             took = asyncio.get_running_loop().time() - began
             self._round_trip += (took - self._round_trip) / 8
+        self._proven = max(self._proven, self.in_flight)
         step = 1.0 if self.limit < self._threshold else 1.0 / self.limit
+        if self.limit > self._ceiling + 1:
+            self._ceiling = float("inf")
+        if self.limit >= self._ceiling - 1:
+            step *= _CAUTION
         self.limit = min(float(self.most), self.limit + step)
 
     def refused(self, began: float, retry_after: float | None) -> None:
-        """The server said "too many": halve the window, once a round trip, and if it says so again and again, wait.
+        """The server said "too many": narrow the window, once a round trip, if that is a sign of load; see the module.
 
         Args:
-            began: when the refused call got its place; calls begun within a round trip of the last halving say nothing
-                new, for refusals come at once and answers do not.
-            retry_after: seconds that the server asks for.
+            began: when the refused call got its place; calls begun within a round trip of the last narrowing say
+                nothing new, for refusals come at once and answers do not.
+            retry_after: seconds that the server asks for. They hold back all calls where most are refused.
         """
         now = asyncio.get_running_loop().time()
-        self._refusals, self._refused_at = self._refusals + 1, now
-        if retry_after and self._refusals >= PAUSE_AFTER:
+        self._note(is_refused=True)
+        share = self._refused / (len(self._outcomes) + max(0, self.in_flight - 1))
+        if retry_after and share > CLOSED and self._refused >= PAUSE_AFTER:
             self._paused_until = max(self._paused_until, now + min(retry_after, LONGEST_PAUSE))
         if began <= self._lowered_at + self._round_trip and self._lowered_at >= 0:
             return
-        self._lowered_at = now
-        self.limit = self._threshold = max(1.0, self.limit / 2)
+        if (not self._proven or self.in_flight <= self._proven + 1) and share <= OVERLOADED:
+            return
+        self._lowered_at, self._ceiling = now, float(self.in_flight)
+        self._proven = min(self._proven, self.in_flight - 1)
+        left = _HALF if share > OVERLOADED else _SLIGHTLY
+        self.limit = self._threshold = max(1.0, self.limit * left)
+
+    def _note(self, *, is_refused: bool) -> None:
+        """Count the outcome of a call, and forget the oldest."""
+        self._outcomes.append(is_refused)
+        self._refused += is_refused
+        while len(self._outcomes) > max(RECENT, self.limit):
+            self._refused -= self._outcomes.popleft()
 
     def _fill(self) -> None:
         """Hand free places to those who wait, or see to it that this happens when the pause is over."""

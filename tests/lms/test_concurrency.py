@@ -1,6 +1,7 @@
 """How many calls are in flight: a window that finds each server's rate by itself, and loses no place on the way."""
 
 import asyncio
+import random
 import time
 
 import pytest
@@ -83,6 +84,8 @@ def test_window_never_starts_above_the_limit():
 
 
 def test_refusals_of_one_round_trip_halve_the_window_once():
+    """As soon as they are many of those in flight."""
+
     async def traffic():
         window = Window(FIRST_WINDOW)
         began = clock()
@@ -94,11 +97,12 @@ def test_refusals_of_one_round_trip_halve_the_window_once():
             window.leave()
             limits.append(window.limit)
         await asyncio.sleep(1)
+        await hold(window, 2)
         window.refused(clock(), None)
         return [*limits, window.limit]
 
     half = FIRST_WINDOW / 2
-    assert quickly(traffic()) == [half] * FIRST_WINDOW + [half / 2]
+    assert quickly(traffic()) == [FIRST_WINDOW] * 4 + [half] * (FIRST_WINDOW - 4) + [half / 2]
 
 
 def test_window_is_never_closed_altogether():
@@ -116,16 +120,20 @@ def test_window_is_never_closed_altogether():
 def test_window_grows_by_one_a_round_trip_after_a_refusal():
     async def traffic():
         window = Window(64)
-        await asyncio.sleep(1)
-        window.refused(clock(), None)
+        await hold(window, FIRST_WINDOW)
+        for _ in range(FIRST_WINDOW):
+            window.refused(clock(), None)
+            window.leave()
         grown = []
-        for _ in range(3):
+        for _ in range(9):
             for _ in range(int(window.limit)):
                 window.succeeded()
             grown.append(window.limit)
         return grown
 
-    assert quickly(traffic()) == pytest.approx([9, 10, 11], abs=0.5)
+    found = quickly(traffic())
+    assert found[:3] == pytest.approx([9, 10, 11], abs=0.5)
+    assert found[-1] < FIRST_WINDOW, "slower near where it was too much"
 
 
 @pytest.mark.parametrize(
@@ -146,8 +154,8 @@ def test_pause_that_a_server_asks_for_holds_everyone_back_up_to_the_cap(asked, w
         await hold(window, 2)
         early = [asyncio.create_task(call()) for _ in range(3)]
         await settle()
-        window._refusals = PAUSE_AFTER
-        window.refused(clock(), asked)
+        for _ in range(PAUSE_AFTER):
+            window.refused(clock(), asked)
         window.leave()
         window.leave()
         late = [asyncio.create_task(call()) for _ in range(3)]
@@ -160,21 +168,25 @@ def test_pause_that_a_server_asks_for_holds_everyone_back_up_to_the_cap(asked, w
 def test_single_refusals_among_answers_hold_nobody_else_back():
     async def traffic():
         window = Window(4)
-        for _ in range(5 * PAUSE_AFTER):
-            window.refused(clock(), 10.0)
-            await window.enter()
-            window.succeeded()
+        for number in range(40):
+            began = await window.enter()
+            if number % 5 == 4:
+                window.refused(began, 10.0)
+            else:
+                window.succeeded()
             window.leave()
-        return clock()
+        return clock(), window.limit
 
-    assert quickly(traffic()) == 0
+    assert quickly(traffic()) == (0, 4)
 
 
 def test_longest_of_several_pauses_holds():
     async def traffic():
         window = Window(8)
-        window._refusals = PAUSE_AFTER
-        window.refused(clock(), 3.0)
+        await hold(window, 4)
+        for _ in range(PAUSE_AFTER):
+            window.refused(clock(), 3.0)
+            window.leave()
         waiting = asyncio.create_task(window.enter())
         await asyncio.sleep(1)
         window.refused(clock(), 7.0)
@@ -183,6 +195,86 @@ def test_longest_of_several_pauses_holds():
         return clock()
 
     assert quickly(traffic()) == 8.0
+
+
+class Served:
+    """A server of a latency that bears so many calls at once, so many a second, and turns some away at random."""
+
+    def __init__(self, *, calls=10_000, rate=None, share=0.0, latency=0.05, retry_after=1.0):
+        self.calls, self.rate, self.share, self.latency = calls, rate, share, latency
+        self.retry_after, self.in_flight, self.due, self.draw = retry_after, 0, 0.0, random.Random(1)
+
+    def refuses(self):
+        is_late = bool(self.rate) and self.due > clock() + 0.5
+        if is_late or self.in_flight >= self.calls or self.draw.random() < self.share:
+            return True
+        if self.rate:
+            self.due = max(self.due, clock()) + 1 / self.rate
+        return False
+
+    async def answer(self):
+        self.in_flight += 1
+        await asyncio.sleep(self.latency * self.draw.lognormvariate(-0.125, 0.5))
+        self.in_flight -= 1
+
+
+class Fixed(Window):
+    """A window that learns nothing."""
+
+    def __init__(self, most):
+        super().__init__(most)
+        self.limit = float(most)
+
+    def succeeded(self, began=None):
+        pass
+
+    def refused(self, began, retry_after):
+        pass
+
+
+def pace(window, server, count=2000):
+    """Calls a second."""
+
+    async def call(left):
+        while left:
+            left.pop()
+            while True:
+                began = await window.enter()
+                if not server.refuses():
+                    break
+                await asyncio.sleep(0.002)
+                window.refused(began, server.retry_after)
+                window.leave()
+                await asyncio.sleep(server.retry_after)
+            await server.answer()
+            window.succeeded(began)
+            window.leave()
+
+    async def traffic():
+        left = [None] * count
+        await asyncio.gather(*(call(left) for _ in range(200)))
+        return count / clock()
+
+    return quickly(traffic())
+
+
+@pytest.mark.parametrize(
+    ("server", "bears"),
+    [
+        ({"share": 0.1}, 64),
+        ({"share": 0.02}, 64),
+        ({"share": 0.2}, 64),
+        ({"calls": 32, "share": 0.1}, 32),
+        ({"calls": 1}, 1),
+        ({"calls": 4}, 4),
+        ({"calls": 32}, 32),
+        ({"rate": 100}, 6),
+        ({"rate": 100, "share": 0.1}, 6),
+    ],
+)
+def test_window_finds_at_least_half_of_what_a_server_bears(server, bears):
+    """Whether it refuses at random, bears few calls at once, or few a second."""
+    assert pace(Window(64), Served(**server)) > 0.5 * pace(Fixed(bears), Served(**server))
 
 
 def test_who_waits_longest_gets_in_first():
@@ -420,7 +512,8 @@ def test_call_that_had_its_place_before_a_refusal_says_nothing_new():
         loop.now += 1
         window.leave()
         loop.now += 1
-        window.refused(0.0, None)
+        for _ in range(8):
+            window.refused(0.0, None)
         loop.now += 1
         await asyncio.gather(task, return_exceptions=True)
         return window.limit
@@ -462,7 +555,7 @@ def run_over(path, count, retry=None, concurrency=8, **mocks):
 
 
 def test_bursts_of_refusals_are_got_over_and_every_one_is_heeded(tmp_path, start_mock, refusals):
-    bursts = [(0.0, 0.2), (0.4, 0.6)]
+    bursts = [(0.0, 1.5), (1.8, 2.0)]
     mock = start_mock(MockConfig(latency_seconds=0.02, bursts=bursts, retry_after_seconds=0.1))
     mock.reset()
     summary = run_over(tmp_path / "run", 30, Retry(attempts=1, first_wait=0.05), base=mock)
