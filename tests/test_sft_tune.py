@@ -52,7 +52,9 @@ def test_export_is_read_and_a_row_of_something_else_is_refused_by_line(tmp_path)
 
 
 def test_report_is_in_percent_and_says_that_a_tiny_model_is_none():
-    before, after = ([Score(str(n), value) for n, value in enumerate(v)] for v in ((0.2, 0.4), (0.3, 0.6)))
+    before, after = (
+        [Score(str(n), value) for n, value in enumerate(v)] for v in ((0.2, 0.4) * 3, (0.3, 0.6) * 3)
+    )
     section = sft_tune.report("tiny", 6, before, after, 0)
     assert "not a language model" in section.title
     assert [row[0] for row in section.rows] == ["untuned", "tuned", "difference"]

@@ -102,7 +102,7 @@ def test_findings_hold_means_coverage_groups_agreement_and_gap(tmp_path):
 
 
 def test_share_of_a_yes_or_no_criterion_has_an_interval_at_zero(tmp_path):
-    records = [judged(name, harmful=0.0) for name in "abcd"]
+    records = [judged(name, harmful=0.0) for name in "abcde"]
     run = make_run(tmp_path / "r", *records, judge="reappraisal", criteria={"harmful": "share"})
     (found,) = findings(run)
     assert (found.overall.name, found.overall.value) == ("share", 0.0)
