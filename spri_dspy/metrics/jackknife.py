@@ -39,6 +39,12 @@ Scale = Literal["mean", "share", "correlation", "rank correlation", "difference"
 FEWEST = 5
 """With fewer clusters no interval is given: nothing shows how skewed they are, and t's quantile explodes."""
 
+FEWEST_OF_GAP = 10
+"""The same for how far two agreements lie apart that are not alike: their intervals do not hold for fewer."""
+
+FITTED = 2
+"""Degrees of freedom that a correlation takes beside its mean: it fits the means and spreads of two sides."""
+
 MOST_ALIKE, LOPSIDED_BELOW = 0.65, 20
 """A correlation of fewer clusters has no interval if more than this share of one side's numbers are one number."""
 
@@ -111,12 +117,16 @@ class Blocks:
                 row[left] = 0.0
             yield counts
 
-    def too_few(self) -> str | None:
-        """Why there can be no interval; None if there can."""
+    def too_few(self, fewest: int = FEWEST) -> str | None:
+        """Why there can be no interval; None if there can.
+
+        Args:
+            fewest: clusters that are enough, in one stratum.
+        """
         n = int(self.sizes.sum())
         if n < 2:
             return "no interval: a single cluster"
-        if n - len(self.sizes) < FEWEST - 1:
+        if n - len(self.sizes) < fewest - 1:
             among = f" in {len(self.sizes)} groups" if len(self.sizes) > 1 else ""
             return f"no interval: {n} clusters{among} are too few"
         return None
@@ -144,7 +154,7 @@ def jackknife_interval(
     """
     import numpy as np
 
-    few = blocks.too_few()
+    few = blocks.too_few(FEWEST_OF_GAP if scale == "gap" else FEWEST)
     if few:
         return Interval(note=few)
     if not np.isfinite(without).all():
@@ -166,10 +176,10 @@ def jackknife_interval(
         return Interval(min(plain.low, bent.low), max(plain.high, bent.high))
     most = 1 - 1e-15
     z = [np.arctanh(np.clip(each, -most, most)) for each in (np.array(value), without)]
-    ends = _student(float(z[0]), _moments(float(z[0]), z[1], blocks), level)
+    ends = _student(float(z[0]), _moments(float(z[0]), z[1], blocks), level, FITTED)
     low, high = math.tanh(ends.low), math.tanh(ends.high)
     if scale == "correlation":
-        plain = _student(value, _moments(value, without, blocks, by_tails=True), level)
+        plain = _student(value, _moments(value, without, blocks, by_tails=True), level, FITTED)
         low, high = min(low, max(-1.0, plain.low)), max(high, min(1.0, plain.high))
     return Interval(min(low, value), max(high, value))
 
@@ -207,8 +217,8 @@ def _quantile(level: float, freedom: float) -> float:
     return -float(stdtrit(freedom, level / 2))
 
 
-def _student(value: float, moments: _Moments, level: float) -> Interval:
-    half = _quantile(level, moments.freedom) * moments.error
+def _student(value: float, moments: _Moments, level: float, fitted: int = 0) -> Interval:
+    half = _quantile(level, max(1.0, moments.freedom - fitted)) * moments.error
     return Interval(value - half, value + half)
 
 

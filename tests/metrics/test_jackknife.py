@@ -54,8 +54,22 @@ def test_pooled_mean_of_two_groups_has_the_stratified_standard_error():
 
 
 def test_gap_has_the_wider_ends_of_two_intervals():
-    gap, plain, bent = (interval(VALUES, scale) for scale in ("gap", "difference", "mean"))
+    values, strata = np.append(VALUES, [2.0, 9.0]), [np.arange(10)]
+    gap, plain, bent = (interval(values, scale, strata) for scale in ("gap", "difference", "mean"))
     assert gap[:2] == (min(plain.low, bent.low), max(plain.high, bent.high))
+
+
+def test_gap_of_fewer_than_ten_clusters_has_no_interval():
+    assert interval(VALUES, "gap").note == "no interval: 8 clusters are too few"
+
+
+def test_correlation_pays_for_the_means_and_spreads_of_two_sides():
+    z = np.arctanh(0.3) + 0.05 * np.array([-1.0, 1] * 4)
+    blocks = Blocks.of(STRATA)
+    low, high, _ = jackknife_interval(0.3, np.tanh(z), blocks, "rank correlation")
+    error = (7 / 8 * 8 * 0.05**2) ** 0.5  # of the jackknife, on Fisher's z
+    half = (np.arctanh(high) - np.arctanh(low)) / 2
+    assert half == pytest.approx(stats.t.isf(0.025, 8 - 1 - 2) * error)
 
 
 def test_mean_of_skewed_clusters_has_the_longer_arm_where_they_reach_far():

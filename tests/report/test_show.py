@@ -232,7 +232,7 @@ def test_tuning_is_shown_with_figures_reason_and_seeds(tuned, columns):
     lines = on_screen(written, columns)
     assert lines[0] == "reappraisal, bootstrap_few_shot by empathy: improved"
     assert lines[1].startswith("better on rows that the search had not seen (by 1.8, p = ")
-    alike = "no interval: no spread between clusters".split()
+    alike = ["no", "interval:", "no", "spread", "between", "clusters"]
     assert [line.split()[:8] for line in lines[2:6]] == [
         ["split", "examples", "program", "empathy", "interval"],
         ["holdout", "10", "start", "2.000", *alike[:4]],
