@@ -74,11 +74,16 @@ def test_a_full_queue_says_when_to_come_again(start_mock):
 def test_clients_that_leave_end_their_calls_and_give_their_places_back(start_mock, stream):
     mock = start_mock(MockConfig(script=["hang"] * 4))
     with listening(program(mock), concurrency=4, queue=8) as (url, service):
-        clients = [leaving(url, stream) for _ in range(10)]
-        eventually(lambda: mock.stats.in_flight == 4 and service.waiting == 6)
-        for client in clients:
+        served = [leaving(url, stream) for _ in range(4)]
+        eventually(lambda: mock.stats.in_flight == 4)
+        waiting = [leaving(url, stream) for _ in range(6)]
+        eventually(lambda: service.waiting == 6)
+        for client in waiting:  # first: else they are given the places of those who leave
             client.close()
-        eventually(lambda: mock.stats.in_flight == 0 and service.in_flight == service.waiting == 0)
+        eventually(lambda: service.waiting == 0)
+        for client in served:
+            client.close()
+        eventually(lambda: mock.stats.in_flight == 0 and service.in_flight == 0)
         assert (mock.stats.received, mock.stats.abandoned) == (4, 4)
         eventually(lambda: 'status="499"} 10' in service.meter.text(0, 0))
         assert ask(url).status_code == 200
