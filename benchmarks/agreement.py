@@ -140,7 +140,7 @@ def experts_and_judge(
             "against them here."
         )
     section.notes.append(
-        "Intervals resample posts. Which of two raters comes first is as in the file; Krippendorff's alpha "
+        "Intervals leave posts out. Which of two raters comes first is as in the file; Krippendorff's alpha "
         "does not depend on it."
     )
     return section

@@ -9,7 +9,9 @@ the pair accuracy, and the share of equal scores stands beside it: a tie is not 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from benchmarks import command
 from benchmarks.grid import Cell
@@ -24,30 +26,29 @@ def scores(cell: Cell) -> list[Score]:
     return [replace(score, label=votes[score.id]) for score in cell.scores("score")]
 
 
+def pair_measures(
+    scores: Callable[[Cell], list[Score]], *, is_tested: bool = False
+) -> tuple[Measure, Measure]:
+    """The share of pairs in people's order, and that of pairs with equal scores."""
+    common: dict[str, Any] = {"scale": (0, 1), "scores": scores, "digits": 3}
+    return (
+        Measure(
+            name="pair_accuracy",
+            heading="pair accuracy",
+            statistic=pair_accuracy,
+            is_tested=is_tested,
+            **common,
+        ),
+        Measure(name="pair_ties", heading="tied pairs (share)", statistic=pair_ties, **common),
+    )
+
+
 TABLE = Definition(
     name="pairs",
     task="rubrics",
     title="Pairs: judges of single answers, agreement with preferences",
     systems=("vanilla", "metrics", "checklist", "spct", "rrd", "spri"),
-    measures=(
-        Measure(
-            name="pair_accuracy",
-            heading="pair accuracy",
-            scale=(0, 1),
-            scores=scores,
-            statistic=pair_accuracy,
-            digits=3,
-            is_tested=True,
-        ),
-        Measure(
-            name="pair_ties",
-            heading="tied pairs (share)",
-            scale=(0, 1),
-            scores=scores,
-            statistic=pair_ties,
-            digits=3,
-        ),
-    ),
+    measures=pair_measures(scores, is_tested=True),
     baselines={"vanilla": "*"},
     coverage={"scored": ("pair_accuracy",)},
     notes=(

@@ -47,14 +47,14 @@ _TABLE_1_NOTES = (
     "that they share posts); p < 0.05 and higher, * than vanilla, † than self_refine. (On the released recordings "
     "one-sided tests set marks that were not published.)",
     "Holm: marks that remain when p is corrected for all tests of this model and measure; ↓ is lower.",
-    "Intervals resample posts; of harmful they are Wilson's.",
+    "Intervals leave posts out; of harmful they are Wilson's.",
 )
 _TABLE_2_NOTES = (
     "as published: recorded scores, with a human score of -1 taken for a score. On the released recordings only "
     "this gives the published figures. In every other column -1 is no label.",
     "recorded: the recording's score; filled: our reader's where that is missing; reread: our reader's throughout. "
     "Pairs, ties and coverage: of recorded, or of reread where nothing is recorded.",
-    "Intervals resample instances within capabilities; those not shown are in the JSON document. Pairs: two "
+    "Intervals leave instances out, within capabilities; those not shown are in the JSON document. Pairs: two "
     "responses to one instance that humans tell apart; a tie is not right.",
 )
 

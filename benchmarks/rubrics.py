@@ -50,7 +50,7 @@ TABLE = Definition(
     published=lambda figure: {"agreement": figure},
     grouped=("overall", "capability", "Pearson r"),
     notes=(
-        "Resamples draw instances within capabilities, with all answers to them. A human score of -1 is no label.",
+        "Intervals leave out instances, within capabilities, with all their answers. A human score of -1 is no label.",
         "The paper tests no difference here. Published: 2,780 answers to 695 instances.",
     ),
 )

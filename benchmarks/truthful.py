@@ -20,9 +20,10 @@ from typing import Any
 
 from benchmarks import command
 from benchmarks.grid import Cell
+from benchmarks.pairs import pair_measures
 from benchmarks.tables import Definition, Measure
 from spri_dspy.errors import DataError, UsageError
-from spri_dspy.metrics.set_level import mean, pair_accuracy, pair_ties, pearson
+from spri_dspy.metrics.set_level import mean, pearson
 from spri_dspy.records import Score
 from spri_dspy.strict_json import to_text
 from spri_dspy.tasks import Example, load_task
@@ -54,22 +55,7 @@ TABLE = Definition(
             digits=3,
             is_tested=True,
         ),
-        Measure(
-            name="pair_accuracy",
-            heading="pair accuracy",
-            scale=(0, 1),
-            scores=scores,
-            statistic=pair_accuracy,
-            digits=3,
-        ),
-        Measure(
-            name="pair_ties",
-            heading="tied pairs (share)",
-            scale=(0, 1),
-            scores=scores,
-            statistic=pair_ties,
-            digits=3,
-        ),
+        *pair_measures(scores),
         Measure(name="score", heading="mean score (1-5)", scale=(1, 5), scores=scores, statistic=mean),
     ),
     baselines={"vanilla": "*"},

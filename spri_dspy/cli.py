@@ -195,7 +195,7 @@ def judge(
         budget=budget_of(max_calls, max_tokens, max_usd),
     )
     if ablate:
-        shared: dict[str, Any] = {"dry_run": dry_run, "fresh": fresh, "json_out": json_out}
+        shared: dict[str, Any] = {"track": track, "dry_run": dry_run, "fresh": fresh, "json_out": json_out}
         return cli_results.ablate(request, how, gate, **shared)
     if gate is not None:
         raise UsageError("--gate writes what an ablation decides; add --ablate")

@@ -195,23 +195,34 @@ def models(json_out: options.Json = False) -> None:
 
 
 def ablate(
-    request: JudgeRequest, how: Execution, gate: Path | None, *, dry_run: bool, fresh: bool, json_out: bool
+    request: JudgeRequest,
+    how: Execution,
+    gate: Path | None,
+    *,
+    track: str | None,
+    dry_run: bool,
+    fresh: bool,
+    json_out: bool,
 ) -> None:
     """Judge a run's answers with its rubrics, with none and with a general one; say whether the rubrics help."""
     from spri_dspy.commands import ablate as command
     from spri_dspy.commands.ending import execute_watched
+    from spri_dspy.integrations.mlflow import tracked, tracker_of
     from spri_dspy.report.ablation import offline_lines
 
     plan = command.plan(request)
     how.check(plan.lms)
+    if gate is not None:
+        command.check_gate(plan)
     if dry_run:
         forecast = plan.forecast()
         return print_json(forecast.to_json()) if json_out else print_lines(forecast.lines())
     judged: dict[str, RunDir] = {}
     failed = 0
     for name, arm in plan.arms.items():
-        with arm.open(fresh=fresh) as directory:
-            ended = execute_watched(arm, directory, how)
+        tracker = tracker_of(track)
+        with arm.open(fresh=fresh) as directory, tracked(tracker, directory):
+            ended = execute_watched(arm, directory, how, tracker=tracker)
         judged[name], failed = directory, failed + ended.failed
         say(f"judged with {command.ARMS[name]}: {'; '.join(ended.lines())}")
     counted = offline_lines(judged)

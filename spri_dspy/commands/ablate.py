@@ -21,11 +21,14 @@ from spri_dspy.commands.forecast import Forecast, price_evenly
 from spri_dspy.durable import write_whole
 from spri_dspy.errors import DataError, UsageError
 from spri_dspy.gate import Gate
-from spri_dspy.report.ablation import ARMS, Ablation, Difference, ablation
+from spri_dspy.report.ablation import ARMS, PREFERENCE, Ablation, Difference, ablation
+from spri_dspy.report.figures import LABEL
 from spri_dspy.runs import RunDir
 from spri_dspy.tasks.rubrics import Rubric
 
 _REFUSED = {"combine": "a panel", "reference": "a reference answer, which no judge without a rubric takes"}
+
+_NO_LABELS = "a gate is decided by people's labels, and this run has none; leave --gate out"
 
 
 @dataclass
@@ -109,22 +112,28 @@ def plan(request: judge.JudgeRequest) -> AblatePlan:
     return AblatePlan(run, arms, next(iter(arms["general"].source())).input_values["rubric"])
 
 
+def check_gate(plan: AblatePlan) -> None:
+    """Refuse, before anything is paid for, what no gate can be made of.
+
+    Raises:
+        UsageError: another task than rubrics, no labels of people, or a general rubric without five levels.
+    """
+    if plan.run.manifest.get("task") != "rubrics":
+        raise UsageError("a gate is for runs of the task rubrics; leave --gate out")
+    _general_rubric(plan)
+    if not any({LABEL, PREFERENCE} & record.labels.keys() for record in plan.run.records()):
+        raise UsageError(_NO_LABELS)
+
+
 def decide(plan: AblatePlan, found: Ablation) -> Gate:
     """The gate that an ablation's figures call for.
 
     Raises:
-        UsageError: another task than rubrics, no labels, or a general rubric without five levels.
+        UsageError: no labels, or a general rubric without five levels.
     """
-    if plan.run.manifest.get("task") != "rubrics":
-        raise UsageError("a gate is for runs of the task rubrics; leave --gate out")
     if not found.has_labels:
-        raise UsageError("a gate is decided by people's labels, and this run has none; leave --gate out")
-    try:
-        general = Rubric.from_text(str(plan.general)).model_dump()
-    except ValueError:
-        raise UsageError(
-            "a gate needs a general rubric with criteria and Score 1: to Score 5: lines"
-        ) from None
+        raise UsageError(_NO_LABELS)
+    general = _general_rubric(plan).model_dump()
     by_group = {each.where: _hurts(each) for each in found.groups}
     overall = next(each for each in found.differences if (each.first, each.second) == ("own", "general"))
     return Gate(
@@ -174,6 +183,15 @@ def _hurts(each: Difference) -> bool | None:
     """Whether own rubrics lower the agreement; None if the interval has both signs or is not there."""
     low, high = each.comparison.low, each.comparison.high
     return True if high < 0 else False if low > 0 else None
+
+
+def _general_rubric(plan: AblatePlan) -> Rubric:
+    try:
+        return Rubric.from_text(str(plan.general))
+    except ValueError:
+        raise UsageError(
+            "a gate needs a general rubric with criteria and Score 1: to Score 5: lines"
+        ) from None
 
 
 def _instructions(run: RunDir) -> Iterable[str]:

@@ -118,8 +118,24 @@ def test_without_labels_it_says_what_it_does_not_say(inside, judge):
     code, out, err = command("judge", "r", "--ablate", "--lm", judge)
     assert code == 0 and "not whether it helps" in out, err
     assert "own less general" in out
-    code, out, err = command("judge", "r", "--ablate", "--gate", "gate.json", "--lm", judge)
-    assert code == 2 and "decided by people's labels" in err
+    code, out, err = command("judge", "r", "--ablate", "--gate", "gate.json", "--lm", judge, "--fresh")
+    assert code == 2 and out == "" and "decided by people's labels" in err
+    assert err.count("\n") == 1, "nothing is judged before"
+
+
+@pytest.mark.parametrize(
+    ("task", "general", "said"),
+    [
+        ("reappraisal", "general", "runs of the task rubrics"),
+        ("rubrics", "be.txt", "a general rubric with criteria"),
+    ],
+)
+def test_what_makes_no_gate_is_refused_before_anything_is_judged(inside, task, general, said):
+    (inside / "be.txt").write_text("Be right.")
+    make_run(*judged_answers(instances=1), task=task)
+    code, out, err = command("judge", "r", "--ablate", "--gate", "g.json", "--set", f"rubric={general}")
+    assert code == 2 and out == "" and said in err and err.count("\n") == 1, err
+    assert not (inside / "r" / "judged").exists()
 
 
 def test_offline_scores_make_no_figures_and_no_gate(inside):
