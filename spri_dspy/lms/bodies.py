@@ -35,19 +35,20 @@ class Body:
 
     Args:
         encoding: the Content-Encoding header, "" if there is none.
+        max_body: the cap in megabytes; that of the call in progress by default.
 
     Raises:
         CallError: the encoding is none that is known here.
     """
 
-    def __init__(self, encoding: str) -> None:
+    def __init__(self, encoding: str, max_body: float | None = None) -> None:
         codings = [
             c for c in (part.strip().lower() for part in encoding.split(",")) if c not in ("", "identity")
         ]
         if unknown := sorted({*codings} - _CODINGS):
             raise CallError(f"the server's answer is encoded as {', '.join(unknown)}, which nobody asked for")
         self._layers = [_inflater() for _ in codings]
-        self._most = int(MAX_BODY.get() * 1_000_000)
+        self._most = int((max_body or MAX_BODY.get()) * 1_000_000)
         self._received = self._decoded = 0
 
     def feed(self, data: bytes) -> bytes:

@@ -290,6 +290,8 @@ class LlamaEngine(_OneServer):
 class AsyncLlamaEngine(_OneServer, AsyncNativeEngine):
     """The same without blocking, the start of the server included."""
 
+    _is_short = False
+
     async def complete(self, request: Request) -> Response:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Answer one request."""
         await asyncio.shield(asyncio.wrap_future(running(self.route.settings).ready))

@@ -1,0 +1,317 @@
+"""HTTP as lm15 speaks it, with answers bounded, made sound and never redirected (`lms.bodies`).
+
+    SyncTransport, AsyncTransport   lm15's own transports, for everything that it carries
+    Connections                     the same protocol for calls that are answered whole, at a third of the CPU time:
+                                    an answer is read as it arrives, without a stream, a task or a lock for each call
+
+It knows bytes, status and headers; no JSON and no LM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from dspy._vendor.lm15.transports import (
+    AsyncTransportResponse,
+    ConnectError,
+    ConnectTimeout,
+    ReadError,
+    ReadTimeout,
+    StdlibAsyncTransport,
+    StdlibTransport,
+    TransportRequest,
+    TransportResponse,
+)
+from dspy._vendor.lm15.transports._http11 import NoBodyDecoder, ResponseHeadParser
+from dspy._vendor.lm15.transports._limits import DEFAULT_CONNECT_TIMEOUT
+from dspy._vendor.lm15.transports._url import ParsedURL
+
+from spri_dspy.lms.bodies import Body, refuse_redirect, sound
+
+
+class Head(ResponseHeadParser):
+    """The head of an answer, whose body is read within the limits of `lms.bodies`.
+
+    Args:
+        max_body: megabytes that the body may take; that of the call in progress by default.
+    """
+
+    def __init__(self, max_body: float | None = None) -> None:
+        super().__init__()
+        self.max_body = max_body
+
+    def feed(self, data: bytes) -> None:
+        """Take more bytes; what a server says before its answer (100 Continue) is passed over."""
+        super().feed(data)
+        if self.complete and self.status in (100, 102, 103):
+            rest = self.leftover
+            self.__init__(self.max_body)
+            self.feed(rest)
+
+    def body_decoder(self, request_method: str) -> Any:
+        """Decodes the body."""
+        refuse_redirect(self.status, self.header("location") or "")
+        frames = self._framing_decoder(request_method)
+        return frames if isinstance(frames, NoBodyDecoder) else _BodyDecoder(frames, self)
+
+
+class _BodyDecoder:
+    """lm15's interface of a decoder: what the frames hold, decoded."""
+
+    def __init__(self, frames: Any, head: Head) -> None:
+        self._frames, self._body = frames, Body(",".join(head.headers_all("content-encoding")), head.max_body)
+
+    @property
+    def complete(self) -> bool:
+        return self._frames.complete
+
+    @property
+    def leftover(self) -> bytes:
+        return self._frames.leftover
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        for part in self._frames.feed(data):
+            yield self._body.feed(part)
+
+    def eof(self) -> None:
+        self._frames.eof()
+
+    def drain(self) -> bytes:
+        return b""
+
+
+class SyncTransport(StdlibTransport):
+    """lm15's connections; an answer that is no stream is read whole, and made sound."""
+
+    def stream(self, request: TransportRequest) -> TransportResponse:
+        """Send a request and read its answer."""
+        response = super().stream(request)
+        if _is_stream(response):
+            return response
+        status, body = sound(response.status, response.read())
+        return TransportResponse(
+            status=status,
+            reason=response.reason,
+            headers=response.headers,
+            http_version=response.http_version,
+            chunks=iter([body]),
+            release=lambda _: None,
+        )
+
+    def _read_head(self, conn: Any, *, read_timeout: float) -> ResponseHeadParser:
+        head = Head()
+        conn.sock.settimeout(read_timeout)
+        while not head.complete:
+            try:
+                data = conn.sock.recv(_READ)
+            except TimeoutError as error:
+                raise ReadTimeout(f"no answer within {read_timeout:g} s") from error
+            except OSError as error:
+                raise ReadError(f"read failed: {error}") from error
+            head.feed(_some(data))
+        return head
+
+
+class AsyncTransport(StdlibAsyncTransport):
+    """The same without blocking."""
+
+    async def _do_stream(self, request: TransportRequest) -> AsyncTransportResponse:
+        response = await super()._do_stream(request)
+        if _is_stream(response):
+            return response
+        status, body = sound(response.status, await response.read())
+        return AsyncTransportResponse(
+            status=status,
+            reason=response.reason,
+            headers=response.headers,
+            http_version=response.http_version,
+            chunks=_one(body),
+            release=_release,
+        )
+
+    async def _read_head(self, conn: Any, *, read_timeout: float) -> ResponseHeadParser:
+        head = Head()
+        while not head.complete:
+            try:
+                async with asyncio.timeout(read_timeout):
+                    data = await conn.reader.read(_READ)
+            except TimeoutError as error:
+                raise ReadTimeout(f"no answer within {read_timeout:g} s") from error
+            except OSError as error:
+                raise ReadError(f"read failed: {error}") from error
+            head.feed(_some(data))
+        return head
+
+
+_READ = 1 << 16
+
+
+def _is_stream(response: TransportResponse | AsyncTransportResponse) -> bool:
+    return "text/event-stream" in (response.header("content-type") or "")
+
+
+def _some(data: bytes) -> bytes:
+    if not data:
+        raise ReadError("the server closed the connection before it answered")
+    return data
+
+
+async def _one(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
+async def _release(body_consumed: bool) -> None:
+    """Its connection was released when the body had been read."""
+
+
+class Answer(NamedTuple):
+    """A whole answer; the body decoded."""
+
+    status: int
+    reason: str
+    headers: list[tuple[str, str]]
+    version: str
+    body: bytes
+
+
+class Connections:
+    """Connections to one server from one event loop, as many as there are calls at the same time.
+
+    Args:
+        url: where the server is.
+    """
+
+    def __init__(self, url: ParsedURL) -> None:
+        self._url, self._tls = url, ssl.create_default_context() if url.is_tls else None
+        self._idle: list[_Connection] = []
+        weakref.finalize(self, _close_all, self._idle)
+
+    async def post(self, request: bytes, max_body: float) -> Answer:
+        """Send a request that is complete, and wait for its whole answer.
+
+        Args:
+            request: head and body, as they go over the wire.
+            max_body: megabytes that the answer may take, decoded.
+
+        Raises:
+            TransportError: no connection, or it broke.
+            CallError: the answer is too long, or cannot be decoded.
+            UsageError: the server sends calls elsewhere.
+        """
+        connection = self._take() or await self._open()
+        try:
+            answer = await connection.ask(request, max_body)
+        except BaseException:
+            connection.close()
+            raise
+        if connection.is_open:
+            self._idle.append(connection)
+        return answer
+
+    def _take(self) -> _Connection | None:
+        while self._idle:
+            if (connection := self._idle.pop()).is_open:
+                return connection
+        return None
+
+    async def _open(self) -> _Connection:
+        host, port = self._url.host, self._url.port
+        secured = {"ssl": self._tls, "server_hostname": host} if self._tls else {}
+        try:
+            async with asyncio.timeout(DEFAULT_CONNECT_TIMEOUT):
+                made = await asyncio.get_running_loop().create_connection(_Connection, host, port, **secured)
+        except TimeoutError as error:
+            raise ConnectTimeout(f"timed out connecting to {host}:{port}") from error
+        except OSError as error:
+            raise ConnectError(f"failed to connect to {host}:{port}: {error}") from error
+        return made[1]
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, with one answer at a time read from it.
+
+    Attributes:
+        transport: asyncio's side of it.
+        is_open: whether another request can be sent.
+    """
+
+    transport: asyncio.Transport
+    is_open = False
+
+    def __init__(self) -> None:
+        self._answer: asyncio.Future[Answer] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport, self.is_open = transport, True  # pyright: ignore[reportAttributeAccessIssue]
+
+    async def ask(self, request: bytes, max_body: float) -> Answer:
+        self._head, self._decoder, self._parts = Head(max_body), None, list[bytes]()
+        self._answer = asyncio.get_running_loop().create_future()
+        self.transport.write(request)
+        return await self._answer
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is None:  # nobody asked
+            return self.close()
+        try:
+            decoder = self._decoder
+            if decoder is None:
+                while data and not self._head.complete:  # in pieces, for what is long is no head
+                    self._head.feed(data[:_READ])
+                    data = data[_READ:]
+                if not self._head.complete:
+                    return None
+                decoder = self._decoder = self._head.body_decoder("POST")
+                data = self._head.leftover + data
+            self._parts += decoder.feed(data)
+            if decoder.complete:
+                self._finish(decoder)
+        except Exception as error:
+            self._fail(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
+        if self._answer is None:
+            return
+        if self._decoder is None or exc is not None:
+            why = f"read failed: {exc}" if exc else "the server closed the connection before it answered"
+            return self._fail(ReadError(why))
+        try:
+            self._decoder.eof()
+            self._finish(self._decoder)
+        except Exception as error:
+            self._fail(error)
+
+    def _finish(self, decoder: Any) -> None:
+        head, answer, self._answer = self._head, self._answer, None
+        if not head.keep_alive() or decoder.leftover:
+            self.close()
+        if answer is not None and not answer.done():
+            body = b"".join(self._parts)
+            answer.set_result(Answer(head.status, head.reason, head.headers, head.http_version, body))
+
+    def _fail(self, error: Exception) -> None:
+        answer, self._answer = self._answer, None
+        self.close()
+        if answer is not None and not answer.done():
+            answer.set_exception(error)
+
+    def close(self) -> None:
+        """Close it; what was not sent yet is not sent any more."""
+        self.is_open, self._answer = False, None
+        try:
+            self.transport.abort()
+        except RuntimeError:  # its event loop is gone, so the socket is closed here
+            with suppress(Exception):
+                getattr(self.transport, "_sock").close()  # noqa: B009 - asyncio's own name for it
+                self.transport._sock = None  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _close_all(idle: list[_Connection]) -> None:
+    while idle:
+        idle.pop().close()
