@@ -18,29 +18,23 @@ from weakref import WeakKeyDictionary
 import dspy
 from dspy.adapters.utils import format_field_value
 
-from spri_dspy.answers import is_verdict, read_answer, scale_of, verdict_fields
+from spri_dspy.answers import is_verdict, read_answer, scale_of, shape_of, verdict_fields
 from spri_dspy.errors import UnknownNameError
 from spri_dspy.prompt_fencing import NOTICE, fence, neutral
-
-
-def is_scoring(signature: type[dspy.Signature]) -> bool:
-    """True if an output is a rating or a choice, or has one among its own fields: then the inputs are fenced."""
-    kinds = [f.annotation for f in signature.output_fields.values()]
-    kinds += [f.annotation for kind in kinds for f in getattr(kind, "model_fields", {}).values()]
-    return any(scale_of(kind) or hasattr(kind, "choices") for kind in kinds)
 
 
 def _shown(signature: type[dspy.Signature], inputs: Mapping[str, Any]) -> dict[str, str]:
     """The inputs that there are, as they stand in the prompt.
 
-    What is to be scored, and all that comes with it, is fenced; what it is scored by (a `signatures.measure`) is
-    only kept from passing for the prompt's structure.
+    Where an output is a score, what is to be scored, and all that comes with it, is fenced; what it is scored by (a
+    `signatures.measure`) is only kept from passing for the prompt's structure.
     """
-    fields = signature.input_fields
+    shape = shape_of(signature)
+    fields = shape.inputs
     given = {name: inputs[name] for name in fields if name in inputs}
     # DSPy's formatting of a value costs a third of a call's CPU, and text needs none.
     shown = {n: v if isinstance(v, str) else str(format_field_value(fields[n], v)) for n, v in given.items()}
-    if not is_scoring(signature):
+    if not shape.is_scoring:
         return shown
     is_fenced = {name: _extra(fields[name]).get("fenced", True) for name in shown}
     return {name: (fence if is_fenced[name] else neutral)(said) for name, said in shown.items()}
@@ -48,7 +42,9 @@ def _shown(signature: type[dspy.Signature], inputs: Mapping[str, Any]) -> dict[s
 
 def _instructions(signature: type[dspy.Signature]) -> str:
     """The instructions, and what fences mean where there are any."""
-    return f"{signature.instructions}\n\n{NOTICE}" if is_scoring(signature) else signature.instructions
+    return (
+        f"{signature.instructions}\n\n{NOTICE}" if shape_of(signature).is_scoring else signature.instructions
+    )
 
 
 class _QuickPrompts(dspy.ChatAdapter):
@@ -96,6 +92,14 @@ class ChatStyle(_QuickPrompts):
 
     def __init__(self) -> None:
         super().__init__(use_json_adapter_fallback=False)
+
+    def format_field_with_value(self, fields_with_values: dict[Any, Any]) -> str:
+        """Fields as sections, each with its value; DSPy's own text, which takes longer for a value that is a text."""
+        shown = (
+            f"[[ ## {field.name} ## ]]\n{v if isinstance(v, str) else format_field_value(field.info, v)}"
+            for field, v in fields_with_values.items()
+        )
+        return "\n\n".join(shown).strip()
 
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
         """Read the sections of an answer.

@@ -20,8 +20,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args, get_origin
+from weakref import WeakKeyDictionary
 
 import dspy
 from dspy.adapters.utils import parse_value
@@ -67,16 +69,59 @@ def scale_of(annotation: Any) -> tuple[int, int] | None:
     return min(choices), max(choices)
 
 
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """What reading and writing need to know of a signature; DSPy works it out anew whenever it is asked.
+
+    Attributes:
+        inputs, outputs: fields by name.
+        scales: of the outputs, by name; None of one that is no rating.
+        is_verdict: the outputs are one text and one rating: a critique or a judgement.
+        is_scoring: an output is a rating or a choice, or has one among its own fields.
+        is_plain: outputs are texts and ratings, and no input is one that DSPy sends in a way of its own, such as tools.
+    """
+
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+    scales: dict[str, tuple[int, int] | None]
+    is_verdict: bool
+    is_scoring: bool
+    is_plain: bool
+
+
+def shape_of(signature: type[dspy.Signature]) -> Shape:
+    """The shape of a signature, whose fields never change: DSPy makes a new one instead."""
+    found = _SHAPES.get(signature)
+    if found is None:
+        outputs = signature.output_fields
+        kinds = {name: info.annotation for name, info in outputs.items()}
+        scales = {name: scale_of(kind) for name, kind in kinds.items()}
+        parts = [f.annotation for kind in kinds.values() for f in getattr(kind, "model_fields", {}).values()]
+        is_verdict = len(kinds) == 2 and str in kinds.values() and any(scales.values())
+        is_scoring = any(scale_of(kind) or hasattr(kind, "choices") for kind in (*kinds.values(), *parts))
+        inputs = signature.input_fields
+        is_plain = all(kind is str or scales[name] for name, kind in kinds.items()) and all(
+            isinstance(kind := info.annotation, type) and not issubclass(kind, dspy.Type | dspy.History)
+            for info in inputs.values()
+        )
+        found = Shape(dict(inputs), dict(outputs), scales, is_verdict, is_scoring, is_plain)
+        _SHAPES[signature] = found
+    return found
+
+
+_SHAPES: WeakKeyDictionary[Any, Shape] = WeakKeyDictionary()
+
+
 def is_verdict(signature: type[dspy.Signature]) -> bool:
     """True if the outputs are one text and one rating: a critique or a judgement."""
-    annotations = [f.annotation for f in signature.output_fields.values()]
-    return len(annotations) == 2 and str in annotations and any(scale_of(a) for a in annotations)
+    return shape_of(signature).is_verdict
 
 
 def verdict_fields(signature: type[dspy.Signature]) -> tuple[str, str]:
     """Names of a verdict's text and of its rating."""
-    first, second = signature.output_fields
-    return (first, second) if scale_of(signature.output_fields[second].annotation) else (second, first)
+    shape = shape_of(signature)
+    first, second = shape.outputs
+    return (first, second) if shape.scales[second] else (second, first)
 
 
 def read_answer(
@@ -97,22 +142,22 @@ def read_answer(
     text = _END.split(answer, maxsplit=1)[0].strip()
     if not _content(signature, text):
         text = answer.strip()
-    in_json = own_blocks(answer) if is_verdict(signature) else answer
+    shape = shape_of(signature)
+    in_json = own_blocks(answer) if shape.is_verdict else answer
     found = _json_fields(signature, in_json) if json_first else {}
     found = found or _sections(signature, text) or _json_fields(signature, in_json, whole=not json_first)
     has_text = bool(_content(signature, text))
-    if not found and has_text and is_verdict(signature):
+    if not found and has_text and shape.is_verdict:
         return _verdict_from_text(signature, text)
     found = found or _unframed(signature, text, is_json=json_first)
-    whole = _HEADER.sub("", text).strip() if is_verdict(signature) and has_text else ""
+    whole = _HEADER.sub("", text).strip() if shape.is_verdict and has_text else ""
     values: dict[str, Any] = {}
-    for name, info in signature.output_fields.items():
-        scale = scale_of(info.annotation)
-        if scale:
+    for name, info in shape.outputs.items():
+        if scale := shape.scales[name]:
             values[name] = _rating(found, name, scale)
         elif info.annotation is str:
             values[name] = _as_text(found.get(name))
-            if _is_copied(signature, values[name], beside=len(signature.output_fields) > 1):
+            if _is_copied(signature, values[name], beside=len(shape.outputs) > 1):
                 values[name] = ""
             elif not values[name]:
                 values[name] = whole
@@ -130,15 +175,15 @@ def _split(signature: type[dspy.Signature], text: str) -> Iterator[_Section]:
 
     A rating's header that is quoted is text.
     """
-    outputs, own = signature.output_fields, own_words(text)
+    scales, own = shape_of(signature).scales, own_words(text)
     name, header_end = "", 0
     for mark in _HEADER.finditer(text):
-        following = _output_named(outputs, mark[1] or mark[2])
-        if following not in outputs:
+        following = _output_named(scales, mark[1] or mark[2])
+        if following not in scales:
             is_header = "##" in mark[0]
         else:
             is_own = own[mark.start() : mark.end()] == mark[0]
-            is_header = is_own or not scale_of(outputs[following].annotation)
+            is_header = is_own or not scales[following]
         if is_header:
             yield _Section(name, text[header_end : mark.start()].strip())
             name, header_end = following, mark.end()
@@ -147,12 +192,12 @@ def _split(signature: type[dspy.Signature], text: str) -> Iterator[_Section]:
 
 def _sections(signature: type[dspy.Signature], text: str) -> dict[str, str]:
     """The text under each output's header, {} if there is none."""
-    outputs, placeholder = signature.output_fields, _placeholder(signature)
+    scales, placeholder = shape_of(signature).scales, _placeholder(signature)
     found: dict[str, str] = {}
     for section in _split(signature, text):
-        if section.name not in outputs or placeholder.fullmatch(section.text):
+        if section.name not in scales or placeholder.fullmatch(section.text):
             continue
-        is_rating = scale_of(outputs[section.name].annotation)
+        is_rating = scales[section.name]
         found[section.name] = section.text if is_rating else found.get(section.name) or section.text
     return found
 
@@ -165,29 +210,32 @@ def _json_fields(signature: type[dspy.Signature], answer: str, *, whole: bool = 
         objects = read_objects(answer)
     except ValueError:
         return {}
-    outputs = signature.output_fields
-    named = ((_output_named(outputs, str(key)), value) for each in objects for key, value in each.items())
-    found = {name: value for name, value in named if name in outputs}
-    if found and is_verdict(signature) and verdict_fields(signature)[0] not in found:
+    shape = shape_of(signature)
+    named = (
+        (_output_named(shape.scales, str(key)), value) for each in objects for key, value in each.items()
+    )
+    found = {name: value for name, value in named if name in shape.outputs}
+    if found and shape.is_verdict and verdict_fields(signature)[0] not in found:
         return {}  # a score alone may be a quotation: the whole text decides
     if found and is_damaged(answer):  # cut off before its rating, and what its texts quote is none
-        found = {name: False for name, info in outputs.items() if scale_of(info.annotation)} | found
+        found = {name: False for name, scale in shape.scales.items() if scale} | found
     return found
 
 
-def _output_named(outputs: Mapping[str, Any], heading: str) -> str:
+def _output_named(scales: Mapping[str, tuple[int, int] | None], heading: str) -> str:
     """A heading as the name of a field: that of the only rating, if it is another word for one."""
     name = heading.strip().casefold().replace(" ", "_")
-    if name not in outputs and name in _RATINGS:
-        ratings = [each for each, info in outputs.items() if scale_of(info.annotation)]
+    if name not in scales and name in _RATINGS:
+        ratings = [each for each, scale in scales.items() if scale]
         return ratings[0] if len(ratings) == 1 else name
     return name
 
 
 def _unframed(signature: type[dspy.Signature], text: str, *, is_json: bool) -> dict[str, str]:
     """The only output without a frame or under another name; {} if several sections could be it, or for broken JSON."""
-    name, *others = signature.output_fields
-    if others or (signature.output_fields[name].annotation is not str):
+    outputs = shape_of(signature).outputs
+    name, *others = outputs
+    if others or outputs[name].annotation is not str:
         return {} if others or not text else {name: text}
     lead, *sections = _split(signature, text)
     given = [section for section in sections if section.text and section.name != "completed"]
@@ -207,7 +255,8 @@ def _content(signature: type[dspy.Signature], text: str) -> str:
 
 def _placeholder(signature: type[dspy.Signature]) -> re.Pattern[str]:
     """What stands for a field's text in the form that prompts show, and the note that DSPy adds to it."""
-    return _placeholder_of(tuple(signature.fields))
+    shape = shape_of(signature)
+    return _placeholder_of((*shape.inputs, *shape.outputs))
 
 
 def _is_copied(
@@ -221,7 +270,8 @@ def _is_copied(
         beside: it stands beside others, as reasons beside a score do, where a fence's code is no text either.
         more: further names of placeholders.
     """
-    names = (*signature.fields, *_RATINGS, *more)
+    shape = shape_of(signature)
+    names = (*shape.inputs, *shape.outputs, *_RATINGS, *more)
     return bool(_placeholder_of(names).fullmatch(text)) or (beside and is_code(text))
 
 
@@ -260,7 +310,7 @@ def _as_text(value: Any) -> str:
 def _parse_typed(
     signature: type[dspy.Signature], name: str, value: Any, completion: str, adapter: str
 ) -> Any:
-    annotation = signature.output_fields[name].annotation
+    annotation = shape_of(signature).outputs[name].annotation
     read = getattr(annotation, "from_text", None)
     try:
         if callable(read) and isinstance(value, str):
@@ -287,7 +337,7 @@ def _verdict_from_text(signature: type[dspy.Signature], completion: str) -> dict
     """
     text, rating = verdict_fields(signature)
     unlabelled = completion.strip().removeprefix("###").removeprefix("Feedback:").strip()
-    info = signature.output_fields[rating]
+    info = shape_of(signature).outputs[rating]
     extra, scale = info.json_schema_extra, scale_of(info.annotation)
     published = isinstance(extra, dict) and extra.get("read") == "published"
     score = read_score_as_published(completion) if published else read_score(completion, *scale or ())

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple, TypeGuard
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-from spri_dspy.adapters import adapter_of
-from spri_dspy.answers import scale_of
+from spri_dspy.adapters import STYLES, ChatStyle, adapter_of
+from spri_dspy.answers import scale_of, shape_of
 from spri_dspy.errors import UnreadableAnswer, UsageError
 from spri_dspy.evidence import current
+from spri_dspy.lms.client import ScopedLM
 from spri_dspy.lms.scope import forget
 from spri_dspy.lms.spec import CALL, Call, load_lm
 from spri_dspy.lms.streaming import room_in_stream
@@ -96,9 +97,28 @@ class RolePredict(dspy.Predict):
         async def ask(step: _Step) -> dspy.Prediction:
             await room_in_stream()
             with _Surroundings(step.call, step.adapter):
+                if self._is_plain(step):
+                    return await self._answered(**step.arguments)
                 return await super(RolePredict, self).aforward(**step.arguments)
 
         return await adrive(self._plan(kwargs), ask)
+
+    def _is_plain(self, step: _Step) -> bool:
+        """Whether a call is text alone, about which DSPy has nothing to work out."""
+        lm, shape = step.arguments["lm"], shape_of(self.signature)
+        is_plain = type(step.adapter) is ChatStyle and isinstance(lm, ScopedLM) and shape.is_plain
+        if not is_plain or step.arguments["config"] or self.config or self.fields:
+            return False
+        if dspy.settings.send_stream is not None or lm.kwargs.get("n") or lm.kwargs.get("num_generations"):
+            return False
+        return step.arguments.keys() == {*shape.inputs, "lm", "demos", "config"}
+
+    async def _answered(self, lm: Any, demos: list[Any], config: object, **inputs: Any) -> dspy.Prediction:
+        """What `dspy.Predict.aforward` gives for a call that `_is_plain`, without its steps that have no effect."""
+        adapter, signature = STYLES["chat"], self.signature
+        outputs = await lm.acall(messages=adapter.format(signature, demos, inputs))
+        values = adapter._call_postprocess(signature, signature, outputs, lm, {})
+        return self._forward_postprocess(values, signature, **inputs)
 
     def _plan(self, kwargs: dict[str, Any]) -> Generator[_Step, dspy.Prediction, dspy.Prediction]:
         """Yield calls, receive predictions, until an answer can be read."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import spri_dspy as spri
 from spri_dspy.adapters import STYLES as ADAPTERS
-from spri_dspy.adapters import is_scoring, is_verdict
+from spri_dspy.answers import is_verdict, shape_of
 from spri_dspy.judges import choice_type, load_judge, make_signature
 from spri_dspy.lms.offline import OfflineEngine
 from spri_dspy.lms.replay import replay_lm
@@ -197,7 +197,7 @@ def test_every_prompt_that_scores_keeps_its_shape_whatever_stands_in_the_data(ta
     rubric = {"criteria": text} | {f"score{n}_description": text for n in range(1, 6)}
     program(group="safety", **given, **({"rubric": rubric} if "rubric" in program.label_inputs else {}))
     stages = {p.stage_name: p.signature for _, p in program.named_predictors()}
-    scoring = {stage for stage in heard.prompts if is_scoring(stages[stage])}
+    scoring = {stage for stage in heard.prompts if shape_of(stages[stage]).is_scoring}
     assert scoring, heard.prompts.keys()
     for stage in scoring:
         asks = "###" if style == "result_tag" and is_verdict(stages[stage]) else "[["
