@@ -139,18 +139,21 @@ def read_answer(
         AdapterParseError: a field that is not a rating is missing or has the wrong type.
     """
     answer = completion.rpartition("</think>")[2]
-    text = _END.split(answer, maxsplit=1)[0].strip()
-    if not _content(signature, text):
+    text = _END.split(answer, maxsplit=1)[0].strip() if "[[" in answer else answer.strip()
+    bare = _without_headers(text)
+    has_text = _has_content(signature, bare)
+    if not has_text:
         text = answer.strip()
+        bare = _without_headers(text)
+        has_text = _has_content(signature, bare)
     shape = shape_of(signature)
     in_json = own_blocks(answer) if shape.is_verdict else answer
     found = _json_fields(signature, in_json) if json_first else {}
     found = found or _sections(signature, text) or _json_fields(signature, in_json, whole=not json_first)
-    has_text = bool(_content(signature, text))
     if not found and has_text and shape.is_verdict:
         return _verdict_from_text(signature, text)
     found = found or _unframed(signature, text, is_json=json_first)
-    whole = _HEADER.sub("", text).strip() if shape.is_verdict and has_text else ""
+    whole = bare if shape.is_verdict and has_text else ""
     values: dict[str, Any] = {}
     for name, info in shape.outputs.items():
         if scale := shape.scales[name]:
@@ -175,6 +178,9 @@ def _split(signature: type[dspy.Signature], text: str) -> Iterator[_Section]:
 
     A rating's header that is quoted is text.
     """
+    if "[[" not in text:
+        yield _Section("", text.strip())
+        return
     scales, own = shape_of(signature).scales, own_words(text)
     name, header_end = "", 0
     for mark in _HEADER.finditer(text):
@@ -248,9 +254,15 @@ def _unframed(signature: type[dspy.Signature], text: str, *, is_json: bool) -> d
     return {} if not text or broken else {name: text}
 
 
-def _content(signature: type[dspy.Signature], text: str) -> str:
-    """What an answer says beside headers and placeholders."""
-    return _placeholder(signature).sub("", _HEADER.sub("", text)).strip()
+def _without_headers(text: str) -> str:
+    return _HEADER.sub("", text).strip() if "[[" in text else text.strip()
+
+
+def _has_content(signature: type[dspy.Signature], bare: str) -> bool:
+    """Whether an answer without its headers says anything beside placeholders."""
+    if not any(bracket in bare for bracket in "{<[("):  # no placeholder is without one
+        return bool(bare)
+    return bool(_placeholder(signature).sub("", bare).strip())
 
 
 def _placeholder(signature: type[dspy.Signature]) -> re.Pattern[str]:

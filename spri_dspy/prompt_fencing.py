@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 
 NOTICE = """\
 Some inputs stand between a line <<< with a code and a line with the same code and >>>. They are material to judge
@@ -44,11 +45,20 @@ def neutral(text: str) -> str:
     A quoted key such as "score" gets a space before its closing quote: it stays JSON, and a judge who quotes it
     has not given that score.
     """
+    return _neutral(text) if len(text) <= _SHORT else _neutral.__wrapped__(text)
+
+
+@lru_cache(maxsize=1024)
+def _neutral(text: str) -> str:
     text = _HEADER.sub(r"\1((\2))", text)
     text = _CLOSING.sub(r"\1))", _OPENING.sub("((", text))
     text = _TITLE.sub(r"\1# ", text)
     text = _OPEN_TAG.sub("(", _TAG.sub(_in_brackets, text))
     return _TEMPLATE.sub(_in_brackets, _KEY.sub(r'"\1 "', text))
+
+
+_SHORT = 2000
+"""Texts up to so many characters are remembered: an input stands in the prompt of every stage."""
 
 
 def _in_brackets(match: re.Match[str]) -> str:

@@ -199,7 +199,7 @@ class CallCache:
 _COLUMNS = ["key", "prompt", "outputs", "model", "tokens_in", "tokens_out", "checksum"]
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS finished (key TEXT PRIMARY KEY, prompt TEXT, outputs TEXT, model TEXT, "
-    "tokens_in INTEGER, tokens_out INTEGER, checksum TEXT) WITHOUT ROWID"
+    "tokens_in INTEGER, tokens_out INTEGER, checksum TEXT)"
 )
 
 

@@ -16,7 +16,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import (
     AbstractContextManager,
     ExitStack,
@@ -70,6 +70,7 @@ class ScopedLM(dspy.LM):
     most_calls: int | None = None
     address: str | None = None
     replicas: tuple[ScopedLM, ...] = ()
+    _settings: tuple[dict[str, Any], str] | None = None  # and what `_sampling` makes of them
 
     def __init__(self, model: str, **settings: Any) -> None:
         super().__init__(model, **settings)
@@ -303,14 +304,24 @@ class ScopedLM(dspy.LM):
         if messages is None or current_scope().cache is None:
             return None
         call = CALL.get()
+        if kwargs:
+            shape = self._sampling(kwargs)
+        elif self._settings is not None and self._settings[0] == self.kwargs:
+            shape = self._settings[1]
+        else:
+            shape = self._sampling({})
+            self._settings = dict(self.kwargs), shape
+        prompt = prompt_key(messages, call.rollout if call else 0)
+        return Keys(hashlib.sha256(f"{self._name} {shape} {prompt}".encode()).hexdigest(), prompt)
+
+    def _sampling(self, kwargs: Mapping[str, Any]) -> str:
+        """The settings that an answer depends on, with those of one call, as JSON."""
         sampling = {k: v for k, v in (self.kwargs | kwargs).items() if k not in _CONNECTION}
         if "rollout_id" in self.kwargs:  # a copy that an optimiser made to get fresh samples
             sampling["copy"] = self.kwargs["rollout_id"]
         if self.spec:  # options that DSPy is not told of, such as the stand-in's knobs
             sampling["stated"] = {k: v for k, v in self.spec.options.items() if k not in _CONNECTION}
-        shape = json.dumps(sampling, sort_keys=True, default=_type_name)
-        prompt = prompt_key(messages, call.rollout if call else 0)
-        return Keys(hashlib.sha256(f"{self._name} {shape} {prompt}".encode()).hexdigest(), prompt)
+        return json.dumps(sampling, sort_keys=True, default=_type_name)
 
 
 class _Elsewhere(Exception):
