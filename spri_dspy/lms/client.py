@@ -316,7 +316,7 @@ class ScopedLM(dspy.LM):
 
     def _sampling(self, kwargs: Mapping[str, Any]) -> str:
         """The settings that an answer depends on, with those of one call, as JSON."""
-        sampling = {k: v for k, v in (self.kwargs | kwargs).items() if k not in _CONNECTION}
+        sampling = {k: v for k, v in {**self.kwargs, **kwargs}.items() if k not in _CONNECTION}
         if "rollout_id" in self.kwargs:  # a copy that an optimiser made to get fresh samples
             sampling["copy"] = self.kwargs["rollout_id"]
         if self.spec:  # options that DSPy is not told of, such as the stand-in's knobs
