@@ -286,7 +286,7 @@ def _test_notes(table: Table) -> list[str]:
         if any(m.statistic.name == "share" for m in definition.measures)
         else ""
     )
-    notes.append(f"Intervals: 95 %, from resampling whole sources of examples{wilson}.")
+    notes.append(f"Intervals: 95 %, from leaving out whole sources of examples, one at a time{wilson}.")
     others = {e.cell.base: e.published_for for e in table.entries if e.published and not e.is_same_model}
     if others:
         named = ", ".join(others)
