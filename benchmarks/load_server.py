@@ -102,7 +102,7 @@ class Server:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            text = _text(example, step, score)
+            text = answer_text(example, step, score)
             if b'"stream":true' in body.replace(b" ", b""):
                 return await self._stream(request, text, seconds)
             await asyncio.sleep(seconds)
@@ -157,7 +157,8 @@ class Server:
         }
 
 
-def _text(example: int, step: int, score: int) -> str:
+def answer_text(example: int, step: int, score: int) -> str:
+    """What any call of an example is answered: every field of every stage."""
     verdict = f"[[ ## feedback ## ]]\nTie it closer to the case.\n\n[[ ## score ## ]]\n{score}"
     return _SECTIONS.replace("%s", f"step {step} of case {example}") + f"{verdict}\n\n[[ ## completed ## ]]"
 

@@ -33,6 +33,8 @@ from spri_dspy.errors import (
 )
 from spri_dspy.event_loop import run_to_end
 from spri_dspy.evidence import Evidence, collect
+from spri_dspy.lms.batches.collector import open_batches
+from spri_dspy.lms.batches.settings import BatchSettings, check_batch
 from spri_dspy.lms.budget import Budget, price_of
 from spri_dspy.lms.cache import CallCache, take_over_shards
 from spri_dspy.lms.concurrency import TURN, Limiter, Turn, openable
@@ -42,7 +44,7 @@ from spri_dspy.program import check_scorers, fingerprint, models_of, settings_of
 from spri_dspy.progress import Progress
 from spri_dspy.records import Record, Usage
 from spri_dspy.redaction import error_line
-from spri_dspy.runs import CACHE, CallLog, RunDir
+from spri_dspy.runs import BATCHES, CACHE, CallLog, RunDir
 from spri_dspy.screen import say
 from spri_dspy.tasks.example import Example, as_examples
 
@@ -87,11 +89,13 @@ def run_bulk(
     retry_errors: bool = False,
     budget: Budget | None = None,
     deadline: float | None = None,
+    batch: BatchSettings | str | None = None,
     cache_folder: Path | None = None,
     keep_calls: bool = False,
     progress: bool = False,
     on_record: Callable[[Record], None] | None = None,
     on_call: Callable[[dict[str, Any]], None] | None = None,
+    on_batch: Callable[[str], None] | None = None,
 ) -> Summary:
     """Run a program over examples into a run directory. Works inside a notebook's event loop too.
 
@@ -109,12 +113,16 @@ def run_bulk(
         retry_errors: run examples that failed before once more.
         budget: what the run may spend; see `lms.budget.Budget`.
         deadline: seconds after which an example is given up, None for never; waiting for a place does not count.
+        batch: make the calls through a provider's batch API, at a lower price and within a day: "openai", "anthropic"
+            or a server's address, see `lms.batches.settings`. None takes the answers of batches that an earlier start
+            sent, and makes all other calls live.
         cache_folder: where finished calls are kept, the run's own by default; runs that share one share calls.
         keep_calls: keep prompt and answer of every call in RUN/calls.jsonl; of LMs that `load_lm` made.
         progress: show on stderr how far it is, with calls per second, tokens, dollars and failures, and the totals
             at the end.
         on_record: called with each new record, after it is written.
         on_call: called with every call when it ended, cached ones included, as calls.jsonl has them.
+        on_batch: told what is sent, what waits and what came back, a line each; by default these are logged.
 
     Raises:
         RunMismatchError: the path holds a run of another program, with other LMs, or of other inputs.
@@ -139,10 +147,12 @@ def run_bulk(
                 retry_errors=retry_errors,
                 budget=budget,
                 deadline=deadline,
+                batch=batch,
                 cache_folder=cache_folder,
                 keep_calls=keep_calls,
                 on_record=bar.telling(on_record) if bar else on_record,
                 on_call=on_call,
+                on_batch=on_batch or (say if progress else None),
             )
             summary = run_to_end(running)
         if bar is not None:
@@ -170,10 +180,12 @@ async def arun_bulk(
     retry_errors: bool = False,
     budget: Budget | None = None,
     deadline: float | None = None,
+    batch: BatchSettings | str | None = None,
     cache_folder: Path | None = None,
     keep_calls: bool = False,
     on_record: Callable[[Record], None] | None = None,
     on_call: Callable[[dict[str, Any]], None] | None = None,
+    on_batch: Callable[[str], None] | None = None,
 ) -> Summary:
     """Run a program over examples into a run directory that is open; everything else as for `run_bulk`."""
     concurrency = openable(concurrency, _lms(program))
@@ -181,6 +193,7 @@ async def arun_bulk(
     check_scorers(program)
     check_budget(program, budget)
     check_deadline(deadline)
+    batch = check_batch(batch, deadline, (getattr(lm, "spec", None) for lm in _lms(program)))
     folder = cache_folder or run.path / CACHE
     take_over_shards(folder)
     work = Work(program, run, run.finished(retry_errors=retry_errors), on_record, deadline)
@@ -197,13 +210,22 @@ async def arun_bulk(
             budget.resume(cache.spent(), _lms(program))
         calls = stack.enter_context(closing(CallLog(run.path))) if keep_calls else None
         told = [each for each in (calls, on_call) if each is not None]
+        batches = open_batches(run.path / BATCHES, batch, cache, budget, _lms(program), on_batch)
         scope = Scope(
-            cache=cache, slots=limiter, retry=retry or Retry(), budget=budget, on_call=_all_of(told)
+            cache=cache,
+            slots=limiter,
+            retry=retry or Retry(),
+            budget=budget,
+            on_call=_all_of(told),
+            batches=batches,
         )
+        window = window_of(program, concurrency)
+        if batch is not None and batches is not None:
+            window = batches.window_of(program)
         try:
             with use_scope(scope), dspy.context(disable_history=True, trace=None):
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(window_of(program, concurrency)):
+                async with batches or nullcontext(), asyncio.TaskGroup() as group:
+                    for _ in range(window):
                         group.create_task(work.drain(line))
         except* Exception as errors:
             run.check_there()  # what the first error says would be wrong: nothing is kept

@@ -90,6 +90,7 @@ def run(
     max_tokens: options.MaxTokens = None,
     max_usd: options.MaxUsd = None,
     deadline: options.Deadline = None,
+    batch: options.Batch = None,
     executor: options.ExecutorName = "local",
     workers: options.Workers = None,
     track: options.Track = None,
@@ -102,7 +103,7 @@ def run(
     """Run SPRI, or another system, on the examples of a task. The same command again goes on where it stopped."""
     from spri_dspy.commands import run as command
     from spri_dspy.commands.ending import execute_watched
-    from spri_dspy.commands.execution import Execution, budget_of
+    from spri_dspy.commands.execution import Execution, batch_of, budget_of
     from spri_dspy.integrations.mlflow import tracked, tracker_of
     from spri_dspy.report import figures, terminal
 
@@ -134,12 +135,13 @@ def run(
         keep_calls=keep_calls,
         budget=budget_of(max_calls, max_tokens, max_usd),
         deadline=deadline,
+        batch=batch_of(batch),
         executor=executor,
         workers=workers,
     )
     how.check(plan.lms.values())
     if dry_run:
-        return _print_forecast(plan.forecast(), json_out)
+        return _print_forecast(how.priced(plan.forecast()), json_out)
     tracker = tracker_of(track)
     with plan.open(run_dir, fresh=fresh) as directory, tracked(tracker, directory):
         ended = execute_watched(plan, directory, how, by_call=text is not None, tracker=tracker)

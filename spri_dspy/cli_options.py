@@ -83,6 +83,14 @@ WithReference = Annotated[
     bool, typer.Option("--with-reference", help="Show the judge the reference answer (task rubrics).")
 ]
 Deadline = Annotated[float | None, typer.Option(help="Give an example up after N seconds of its own.")]
+Batch = Annotated[
+    str | None,
+    typer.Option(
+        metavar="API",
+        help="Calls in batches at half the price: openai, anthropic, or http://HOST:PORT/v1 of a server; "
+        "?discount=0.5&attempts=3 for settings.",
+    ),
+]
 ExecutorName = Annotated[str, typer.Option(help="local, ray, or ray:ADDRESS of a cluster.")]
 Workers = Annotated[int | None, typer.Option(help="Workers on Ray. Default: one a CPU.")]
 Judges = Annotated[

@@ -31,6 +31,7 @@ from spri_dspy.strict_json import from_text, to_text
 logger = logging.getLogger(__name__)
 
 MANIFEST, RECORDS, CALLS, CACHE, LOCK = "manifest.json", "records.jsonl", "calls.jsonl", "cache", "lock"
+BATCHES = "batches"
 PARTIAL = f"{MANIFEST}.partial"
 MADE_FROM_IT = ("judged", "exports")
 """Folders in a run directory of what was made from the run; they go with it."""
@@ -133,7 +134,7 @@ class RunDir:
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 **manifest,
             }
-            with set_aside(self.path, (RECORDS, CALLS, CACHE, *MADE_FROM_IT), MANIFEST):
+            with set_aside(self.path, (RECORDS, CALLS, CACHE, BATCHES, *MADE_FROM_IT), MANIFEST):
                 self._write_manifest()
         self._mend_last_line()
         self._out = os.open(self.path / RECORDS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)

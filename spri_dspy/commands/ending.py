@@ -58,7 +58,9 @@ def execute_watched(
 ) -> Ending:
     """Execute a run's or a judge's plan, with its progress on stderr; of small work, a line a call."""
     finished = directory.finished(retry_errors=how.retry_errors)
-    with Progress(plan.total, done=min(len(finished), plan.total), prices=plan.prices) as progress:
+    share = how.price_share
+    prices = {role: (share * given, share * got) for role, (given, got) in plan.prices.items()}
+    with Progress(plan.total, done=min(len(finished), plan.total), prices=prices) as progress:
 
         def on_record(record: Record) -> None:
             progress.add(record)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from spri_dspy.bulk import Summary, check_deadline, run_bulk
+from spri_dspy.commands.forecast import Forecast
 from spri_dspy.errors import UnknownNameError, UsageError
+from spri_dspy.lms.batches.settings import BatchSettings, check_batch
 from spri_dspy.lms.budget import LIMITS, Budget
 from spri_dspy.records import Record
 from spri_dspy.runs import RunDir
+from spri_dspy.screen import say
 from spri_dspy.tasks import Example
 
 
@@ -24,6 +27,7 @@ class Execution:
         keep_calls: keep prompt and answer of every call, in calls.jsonl.
         budget: what may be spent, None for no limit; plans that are executed with one budget share it.
         deadline: seconds of its own after which an example is given up; None for never.
+        batch: what makes the calls in batches, see `lms.batches.settings`; None for live calls.
         executor: "local", "ray" (on this machine) or "ray:ADDRESS" (a running cluster).
         workers: actors on Ray; one a CPU by default.
     """
@@ -33,6 +37,7 @@ class Execution:
     keep_calls: bool = False
     budget: Budget | None = None
     deadline: float | None = None
+    batch: BatchSettings | None = None
     executor: str = "local"
     workers: int | None = None
 
@@ -50,6 +55,10 @@ class Execution:
         if self.concurrency < 1:
             raise UsageError(f"--concurrency must be at least 1, not {self.concurrency}")
         check_deadline(self.deadline)
+        if self.batch is not None and (self.executor != "local" or self.workers is not None):
+            raise UsageError("--batch: one process puts a batch together; leave --executor and --workers out")
+        lms = list(lms)
+        check_batch(self.batch, self.deadline, (getattr(lm, "spec", lm) for lm in lms))
         if self.executor != "local":
             self._check_ray()
         elif self.workers is not None:
@@ -68,6 +77,15 @@ class Execution:
         from spri_dspy.ray_executor import find_ray
 
         find_ray()
+
+    def priced(self, forecast: Forecast) -> Forecast:
+        """A forecast with what part of the prices is paid."""
+        return replace(forecast, share=self.price_share)
+
+    @property
+    def price_share(self) -> float:
+        """What part of the LMs' prices is paid."""
+        return 1.0 if self.batch is None else 1 - self.batch.discount
 
     def run(
         self,
@@ -100,6 +118,7 @@ class Execution:
         }
         if self.executor == "local":
             settings |= {"budget": self.budget, "deadline": self.deadline, "on_call": on_call}
+            settings |= {"batch": self.batch, "on_batch": say}
             return run_bulk(program, examples, directory, **settings)
         from spri_dspy.ray_executor import run_on_ray
 
@@ -109,6 +128,15 @@ class Execution:
         return run_on_ray(
             make_program, examples, directory, address=address, workers=self.workers, **settings
         )
+
+
+def batch_of(text: str | None) -> BatchSettings | None:
+    """What `--batch` says.
+
+    Raises:
+        UsageError: it is no batch API, or has a setting that there is not.
+    """
+    return None if text is None else BatchSettings.parse(text)
 
 
 def budget_of(

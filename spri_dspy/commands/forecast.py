@@ -26,6 +26,7 @@ class Forecast:
         calls: LM calls: fewest, most, and typical where it is known.
         input_tokens, output_tokens: of a typical course.
         usd: of the same; None where a price is unknown.
+        share: part of the LMs' prices that is paid, less than 1 in batches.
     """
 
     headline: str
@@ -35,6 +36,7 @@ class Forecast:
     input_tokens: int
     output_tokens: int
     usd: float | None
+    share: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON types."""
@@ -45,6 +47,7 @@ class Forecast:
             "input_tokens_typical": self.input_tokens,
             "output_tokens_typical": self.output_tokens,
             "usd_typical": self.usd,
+            **({} if self.share == 1 or self.usd is None else {"usd_in_batches": self.usd * self.share}),
         }
 
     def lines(self) -> Iterator[str]:
@@ -55,6 +58,9 @@ class Forecast:
         yield f"LM calls: {self.calls['fewest']:,} to {self.calls['most']:,}{typical}"
         cost = "no known price" if self.usd is None else f"about {dollars(self.usd)}"
         yield f"tokens: about {self.input_tokens:,} in, {self.output_tokens:,} out; {cost}"
+        if self.share != 1:
+            price = "no known price" if self.usd is None else f"about {dollars(self.usd * self.share)}"
+            yield f"in batches: {price}, {self.share:.0%} of the live price; each round of calls may take a day"
         yield NOTHING_DONE
 
 

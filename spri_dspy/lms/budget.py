@@ -54,8 +54,12 @@ class Budget:
                 price_of(lm)
 
     @contextmanager
-    def metered(self, lm: Any) -> Generator[None]:
+    def metered(self, lm: Any, share: float = 1.0) -> Generator[None]:
         """Let an attempt begin if a limit allows, and count what it takes, whether it succeeds or not.
+
+        Args:
+            lm: which is asked.
+            share: part of its price that is paid, less than 1 in a batch.
 
         Raises:
             BudgetSpent: a limit is reached; nothing was begun.
@@ -69,7 +73,7 @@ class Budget:
             self.calls -= is_refusal(error)
             raise
         finally:
-            self._spend(lm, call.input_tokens - tokens_in, call.output_tokens - tokens_out)
+            self._spend(lm, call.input_tokens - tokens_in, call.output_tokens - tokens_out, share)
 
     def _admit(self) -> None:
         for name, unit in (("calls", "LM calls"), ("tokens", "tokens"), ("usd", "dollars")):
@@ -94,12 +98,12 @@ class Budget:
             self.calls += calls
             self._spend(prices.get(model), tokens_in, tokens_out)
 
-    def _spend(self, lm: Any, tokens_in: int, tokens_out: int) -> None:
+    def _spend(self, lm: Any, tokens_in: int, tokens_out: int, share: float = 1.0) -> None:
         """Count tokens, and dollars where they are limited; without an LM their price is not known."""
         self.tokens += tokens_in + tokens_out
         if self.max_usd is not None and lm is not None:
             price_in, price_out = price_of(lm)
-            self.usd += tokens_in * price_in + tokens_out * price_out
+            self.usd += share * (tokens_in * price_in + tokens_out * price_out)
 
 
 def price_of(lm: Any) -> tuple[float, float]:

@@ -105,6 +105,12 @@ class CallCache:
         self._warn()
         return None
 
+    def __contains__(self, key: str) -> bool:
+        """Whether a call was ever finished, forgotten or not."""
+        query = "SELECT 1 FROM finished WHERE key = ? OR (key > ? AND key < ?) LIMIT 1"
+        with self._named_errors("cannot be read"):
+            return self._db.execute(query, (key, f"{key}-", f"{key}.")).fetchone() is not None
+
     def _warn(self) -> None:
         self._n_damaged += 1
         if self._n_damaged == 1:

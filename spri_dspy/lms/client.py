@@ -24,6 +24,7 @@ from contextlib import (
     nullcontext,
     suppress,
 )
+from functools import partial
 from typing import Any, NamedTuple
 
 import dspy
@@ -131,7 +132,12 @@ class ScopedLM(dspy.LM):
         async def perform(step: tuple[Any, ...]) -> Any:
             if step[0] == "wait":
                 return await asyncio.sleep(step[1])
-            return await self._attempt(scope, prompt, messages, kwargs)
+            live = partial(self._attempt, scope, prompt, messages, kwargs)
+            if scope.batches is None or keys is None:
+                return await live()
+            return await scope.batches.call(
+                self, keys.call, partial(self._ask, prompt, messages, kwargs), live
+            )
 
         return await adrive(self._plan(keys, messages), perform)
 

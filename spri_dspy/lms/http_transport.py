@@ -32,6 +32,7 @@ from dspy._vendor.lm15.transports._limits import DEFAULT_CONNECT_TIMEOUT
 from dspy._vendor.lm15.transports._url import ParsedURL
 
 from spri_dspy.lms.bodies import Body, refuse_redirect, sound
+from spri_dspy.lms.scope import POST
 
 
 class Head(ResponseHeadParser):
@@ -121,6 +122,10 @@ class AsyncTransport(StdlibAsyncTransport):
     """The same without blocking."""
 
     async def _do_stream(self, request: TransportRequest) -> AsyncTransportResponse:
+        if (post := POST.get()) is not None:
+            head = {"reason": "", "headers": [], "http_version": "HTTP/1.1"}
+            status, body = sound(*await post(request))
+            return AsyncTransportResponse(status=status, chunks=_one(body), release=_release, **head)
         response = await super()._do_stream(request)
         if _is_stream(response):
             return response

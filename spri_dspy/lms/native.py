@@ -35,6 +35,7 @@ from dspy.lm15 import (
 
 from spri_dspy.lms.http_transport import AsyncTransport, Connections, SyncTransport
 from spri_dspy.lms.plain_calls import PlainForm, Said
+from spri_dspy.lms.scope import POST
 from spri_dspy.lms.spec import note_finish
 from spri_dspy.lms.streaming import room_in_stream
 
@@ -210,7 +211,9 @@ class AsyncNativeEngine(NativeEngine):
 
     async def _said(self, template: _Template, messages: Sequence[Mapping[str, Any]]) -> Said:
         client = self._connected()
-        is_form = self._is_short and all(turn["role"] != "system" for turn in messages[1:])
+        is_form = (
+            self._is_short and POST.get() is None and all(turn["role"] != "system" for turn in messages[1:])
+        )
         form = template.form(client) if is_form and not self.route.connection["trust_env"] else None
         if form is not None:
             answer = await form.ask(client, self._connections_to(form.url), messages)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -69,12 +69,27 @@ class Retry:
         return min(self.longest_wait, max(backoff, asked or 0.0))
 
 
+class Batches(Protocol):
+    """What makes calls in batches; see `lms.batches.collector.Batches`."""
+
+    async def call(
+        self, lm: Any, key: str, ask: Callable[[], Awaitable[Any]], live: Callable[[], Awaitable[Any]]
+    ) -> Any:
+        """Make one attempt at a call: in a batch by `ask`, or `live`."""
+        ...
+
+
+POST: ContextVar[Callable[[Any], Awaitable[tuple[int, bytes]]] | None] = ContextVar("spri_post", default=None)
+"""What carries the native client's requests in place of a connection: gives an answer's status and body."""
+
+
 @dataclass
 class Scope:
     """What surrounds the calls of one run. Set it with `use_scope`.
 
     Attributes:
         flights: calls that are being made, by key; the same call again waits for its answer.
+        batches: makes the calls that have a key in batches, without slots; None makes all of them live.
         on_call: told of every call with its messages and its answer, cached ones included; see `runs.CallLog`.
     """
 
@@ -85,6 +100,7 @@ class Scope:
     budget: Budget | None = None
     on_call: Callable[[dict[str, Any]], None] | None = None
     flights: dict[str, asyncio.Event] = field(default_factory=dict)
+    batches: Batches | None = None
 
 
 _SCOPE: ContextVar[Scope] = ContextVar("spri_scope", default=Scope())  # noqa: B039 - shared default, never mutated

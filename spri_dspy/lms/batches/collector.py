@@ -1,0 +1,349 @@
+"""Calls of a run into batches: all that are ready go into one, and examples go on as its answers come.
+
+    ready call -> requests of the next batch -> (all wait, or the file is full) -> upload -> create -> wait -> results
+
+A call is made by the LM's own client, up to the connection: what it would have sent goes into the file, byte for byte,
+and what comes back is read as a live answer is. Everything is on disk before it happens at the provider, so a run that
+is killed goes on with the batches that it had sent. It knows keys, requests and answers; no prompt and no example.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from spri_dspy.errors import PrerequisiteError, SpriError
+from spri_dspy.lms.batches.api import APIS, Answer, BatchAPI
+from spri_dspy.lms.batches.carrier import carry
+from spri_dspy.lms.batches.news import News
+from spri_dspy.lms.batches.settings import BatchSettings, Target
+from spri_dspy.lms.batches.store import Batch, BatchStore, Spool
+from spri_dspy.lms.budget import Budget, price_of
+from spri_dspy.lms.scope import POST
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 100
+"""Answers that are handed out before others get a turn."""
+
+
+class Batches:
+    """The batches of one run; use it as an asynchronous context manager, within the run's event loop.
+
+    Args:
+        folder: RUN/batches.
+        settings: None makes new calls live, and takes the answers of batches that were sent by an earlier start.
+        cache: the run's, to know which answers are stored.
+        budget: the run's; calls that wait in batches of earlier starts count as begun.
+        lms: the run's, for their prices.
+        say: told what happens, a line each.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: BatchSettings | None,
+        cache: Any,
+        budget: Budget | None = None,
+        lms: Iterable[Any] = (),
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.settings = settings or BatchSettings(())
+        self._collects, self._cache, self._budget = settings is not None, cache, budget
+        self._store, self._news = BatchStore(folder), News(say or logger.info)
+        self._waiting: dict[str, asyncio.Future[Answer | None]] = {}
+        self._tries: dict[str, int] = {}
+        self._spools: dict[str, Spool] = {}
+        self._groups: dict[str, tuple[BatchAPI, dict[str, Any]]] = {}
+        self._known: dict[str, Batch] = {}  # calls in batches of earlier starts that nobody has asked for yet
+        self._places: dict[str, int] = {}  # of these, where their answers are
+        self._stale: dict[
+            int, set[str]
+        ] = {}  # of these batches, calls whose answers were stored by earlier starts
+        self._handed = set[int]()  # batches whose answers were handed out
+        self._unstored: dict[str, Batch] = {}  # calls whose answers are not in the cache yet
+        self._n_unstored: Counter[int] = Counter()  # how many, by batch
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._broken: BaseException | None = None
+        self._last_asked, self._timer = 0.0, None
+        self._resume(lms)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to wait for, and nothing to collect."""
+        return not self._collects and not self._known
+
+    def window_of(self, program: Any) -> int:
+        """How many examples to have open: no more than `--max-calls` pays for, or all would end half done."""
+        typical = getattr(program, "calls", None)
+        most = self._budget.max_calls if self._budget else None
+        paid = self.settings.window if most is None or not typical else int(most / typical[1])
+        return max(1, min(self.settings.window, paid))
+
+    def _resume(self, lms: Iterable[Any]) -> None:
+        """Know the calls that are in batches of earlier starts; what these cost less than was counted comes back."""
+        lms = {lm.spec.model: lm for lm in lms if getattr(lm, "spec", None)}
+        for batch in self._store.batches:
+            if not batch.stored:
+                keys = set(self._store.keys(batch))
+                stale = set[str]() if batch.ended is None else {key for key in keys if key in self._cache}
+                self._known |= dict.fromkeys(keys - stale, batch)
+                self._stale[batch.number] = stale
+            elif self._budget is not None and self._budget.max_usd is not None and batch.model in lms:
+                given, got = price_of(lms[batch.model])
+                saved = batch.tokens_in * given + batch.tokens_out * got
+                self._budget.usd -= saved * self.settings.discount
+        if self._budget is not None:
+            self._budget.calls += len(self._known)
+
+    async def __aenter__(self) -> Batches:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for spool in self._spools.values():
+            spool.out.close()
+
+    async def call(
+        self, lm: Any, key: str, ask: Callable[[], Awaitable[Any]], live: Callable[[], Awaitable[Any]]
+    ) -> Any:
+        """One attempt at a call: in a batch, or live where batches have failed it often enough.
+
+        Args:
+            lm: which is asked.
+            key: what its answer is stored under.
+            ask: makes the call with whatever POST says for a connection.
+            live: makes it without a batch.
+        """
+        is_known = key in self._known
+        if not is_known and (not self._collects or self._tries.get(key, 0) >= self.settings.attempts):
+            return await live()
+        if is_known and self._budget is not None:
+            self._budget.calls -= 1  # it was counted when it was found
+        token = POST.set(partial(self._post, lm, key))
+        try:
+            with self._metered(lm):
+                outputs = await ask()
+            self._soon_stored(key)
+            return outputs
+        except Exception:
+            if self._broken:
+                raise
+            self._soon_stored(key)  # an answer that is of no use is not kept for a restart either
+            if self._tries.get(key, 0) < self.settings.attempts:
+                raise
+        finally:
+            POST.reset(token)
+        self._news.say(f"a call failed in {self.settings.attempts} batches and is made live")
+        return await live()
+
+    def _metered(self, lm: Any) -> AbstractContextManager[None]:
+        return self._budget.metered(lm, 1 - self.settings.discount) if self._budget else nullcontext()
+
+    def _soon_stored(self, key: str) -> None:
+        """A call has ended: before anything else happens in this loop, its answer goes into the cache."""
+        asyncio.get_running_loop().call_soon(self._stored, key)
+
+    def _stored(self, key: str) -> None:
+        """An answer is in the cache; a batch of which that is true of all is done with."""
+        batch = self._unstored.pop(key, None)
+        if batch is not None:
+            self._n_unstored[batch.number] -= 1
+            self._settle(batch)
+
+    def _settle(self, batch: Batch) -> None:
+        if batch.number in self._handed and not self._n_unstored[batch.number]:
+            self._store.settle(batch)
+
+    async def _post(self, lm: Any, key: str, request: Any) -> tuple[int, bytes]:
+        """Carry one request of the native client by batch: the status and the body that a live call would get."""
+        group = self._group(lm, key, request)
+        while True:
+            if self._broken is not None:
+                raise _again(self._broken)
+            answer = await self._answer(group, key, request)
+            if answer is not None and answer.status is not None and not _may_pass(answer.status):
+                self._tries.pop(key, None)
+                return answer.status, answer.body
+            self._tries[key] = self._tries.get(key, 0) + 1
+            if self._tries[key] >= self.settings.attempts or not self._collects:
+                self._tries[key] = self.settings.attempts
+                return 503, b'{"error":{"message":"no batch brought an answer"}}'
+
+    def _group(self, lm: Any, key: str, request: Any) -> str:
+        """The name of the batches that a request may go into: one model, one address, one key."""
+        stated = self.settings.target_of(lm.spec) if self._collects else None
+        what = f"{lm.spec.model} {lm.spec.options.get('key_env')} {request.url} {stated}"
+        name = hashlib.sha256(what.encode()).hexdigest()[:12]
+        if stated is None:  # the batch API is that of the batch which is waited for
+            batch = self._known[key]
+            name, stated = batch.group, Target(batch.dialect, batch.url)
+        if name not in self._groups:
+            target = stated
+            self._groups[name] = _api_of(target, request), _about(target, lm, request, name)
+            for batch in self._store.batches:
+                if batch.group == name and not batch.stored:
+                    self._start(self._carry(batch))
+        return name
+
+    async def _answer(self, group: str, key: str, request: Any) -> Answer | None:
+        """The answer of one request, None if its batch did not come to it."""
+        batch = self._known.pop(key, None)
+        if batch is not None and batch.group != group:
+            self._known[key] = batch
+            raise PrerequisiteError(
+                f"batch {batch.number} in {self._store.folder} was sent to another address or with other --batch; "
+                "start with those, or remove that folder and pay its calls again"
+            )
+        if batch is not None and key in self._places:
+            return self._store.result_at(batch, self._groups[group][0], self._places.pop(key))
+        if batch is not None and batch.number in self._handed:
+            return None
+        future = self._waiting[key] = asyncio.get_running_loop().create_future()
+        if batch is None:
+            self._enqueue(group, key, request)
+        try:
+            return await future
+        finally:
+            self._waiting.pop(key, None)
+
+    def _enqueue(self, group: str, key: str, request: Any) -> None:
+        """Put a request into the next batch, which is sent once it is full, or once all wait."""
+        api, about = self._groups[group]
+        spool = self._spools.get(group)
+        most = min(self.settings.requests or api.most_requests, api.most_requests)
+        if spool and (len(spool.keys) >= most or spool.size + len(request.body) + 300 > api.most_bytes):
+            self._send(group)
+            spool = None
+        if spool is None:
+            spool = self._spools[group] = self._store.spool(group)
+        spool.add(api, key, about["endpoint"], request.body)
+        loop = asyncio.get_running_loop()
+        self._last_asked = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(self.settings.settle, self._look)
+
+    def _look(self) -> None:
+        """Send what is there if no call came for a while, and the loop was not too busy to bring one."""
+        loop, settle = asyncio.get_running_loop(), self.settings.settle
+        due = self._timer.when() if self._timer else 0.0
+        quiet = loop.time() - self._last_asked
+        if quiet < settle or loop.time() - due > settle / 2:
+            self._timer = loop.call_later(max(settle - quiet, settle / 4), self._look)
+            return
+        self._timer = None
+        try:
+            for group in list(self._spools):
+                self._send(group)
+        except SpriError as error:
+            self._fail(error)
+
+    def _send(self, group: str) -> None:
+        batch = self._store.take(self._spools.pop(group), **self._groups[group][1])
+        self._start(self._carry(batch))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _carry(self, batch: Batch) -> None:
+        """Bring one batch to its end, from wherever it stands."""
+        api = self._groups[batch.group][0]
+        try:
+            await carry(batch, api, self._store, self._news, self.settings.poll)
+            await self._hand_out(batch, api)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self._news.over(batch)
+
+    async def _hand_out(self, batch: Batch, api: BatchAPI) -> None:
+        """Give each answer to whoever waits for it; what was not done goes back to its call as None."""
+        good, n_bad, stale = set[str](), 0, self._stale.get(batch.number, set())
+        for number, (key, place, answer) in enumerate(self._store.results(batch, api)):
+            if answer.status == 200 and key not in good and key not in stale:
+                good.add(key)
+                self._unstored[key] = batch
+                self._n_unstored[batch.number] += 1
+                if key in self._known:
+                    self._places[key] = place
+                elif (future := self._waiting.get(key)) and not future.done():
+                    future.set_result(answer)
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+        refused = {k: a for k, _, a in self._store.results(batch, api) if k not in good and a.status != 200}
+        for key in self._store.keys(batch):
+            if key in good or self._known.get(key) is batch:
+                continue
+            future = self._waiting.get(key)
+            if future is not None and not future.done():
+                n_bad += 1
+                future.set_result(refused.get(key))
+        self._handed.add(batch.number)
+        self._news.ended(batch, n_bad)
+        self._settle(batch)
+
+    def _fail(self, error: Exception) -> None:
+        """Let everybody who waits know that it is in vain."""
+        self._broken = error
+        for future in list(self._waiting.values()):
+            if not future.done():
+                future.set_exception(_again(error))
+
+
+def open_batches(
+    folder: Path,
+    settings: BatchSettings | None,
+    cache: Any,
+    budget: Budget | None,
+    lms: Iterable[Any],
+    say: Callable[[str], None] | None = None,
+) -> Batches | None:
+    """The batches of a run; None where all calls are made live, and no earlier start left a batch."""
+    if settings is None and not folder.is_dir():
+        return None
+    batches = Batches(folder, settings, cache, budget, lms, say)
+    return None if batches.is_idle else batches
+
+
+def _api_of(target: Target, request: Any) -> BatchAPI:
+    """The batch API for a request, with its headers."""
+    base = target.url or request.url[: request.url.rindex(_endpoint(request)[3:])]
+    kept = {k: v for k, v in request.headers if k.lower() not in ("content-type", "content-length")}
+    return APIS[target.dialect](base.rstrip("/"), kept)
+
+
+def _about(target: Target, lm: Any, request: Any, group: str) -> dict[str, Any]:
+    about: Mapping[str, Any] = {"dialect": target.dialect, "url": target.url, "model": lm.spec.model}
+    return {**about, "group": group, "endpoint": _endpoint(request)}
+
+
+def _endpoint(request: Any) -> str:
+    """The path of a request as the file of a batch names it: /v1/chat/completions, wherever the server has it."""
+    path = urlsplit(request.url).path.rstrip("/")
+    known = ("/chat/completions", "/responses", "/messages")
+    return "/v1" + next((end for end in known if path.endswith(end)), f"/{path.rpartition('/')[2]}")
+
+
+def _may_pass(status: int) -> bool:
+    return status in (408, 409, 429) or status >= 500
+
+
+def _again(error: BaseException) -> BaseException:
+    """The same error for one more who waits: one object would carry everybody's traceback."""
+    return type(error)(*error.args) if isinstance(error, SpriError) else error
