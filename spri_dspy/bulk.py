@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
 from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,7 @@ from spri_dspy.errors import (
 )
 from spri_dspy.event_loop import run_to_end
 from spri_dspy.evidence import Evidence, collect
+from spri_dspy.id_table import IdTable
 from spri_dspy.lms.batches.collector import open_batches
 from spri_dspy.lms.batches.settings import BatchSettings, check_batch
 from spri_dspy.lms.budget import Budget, price_of
@@ -242,11 +243,11 @@ class Work:
 
     program: Any
     run: RunDir | None
-    finished: set[str]
+    finished: Set[str]
     on_record: Callable[[Record], None] | None
     deadline: float | None
     summary: Summary = field(default_factory=Summary)
-    started: set[str] = field(default_factory=set)
+    started: IdTable = field(default_factory=IdTable)
     recent: deque[bool] = field(default_factory=lambda: deque(maxlen=FUSE_WINDOW))
     spent: BudgetSpent | None = None
     begun: int = 0
@@ -262,7 +263,7 @@ class Work:
             return False
         if example.id in self.started:
             raise UsageError(f"two examples have the id {example.id!r}; ids must be unique")
-        self.started.add(example.id)
+        self.started[example.id] = 1
         return True
 
     async def drain(self, queue: Iterator[Example]) -> None:
@@ -465,10 +466,13 @@ def _same_inputs(examples: Iterable[Example], run: RunDir) -> Iterator[Example]:
     Raises:
         RunMismatchError: an example of this id was run with other inputs.
     """
-    finished = {record.id: hash(runs.fingerprint(record.inputs)) for record in run.records()}
+    finished = IdTable()
+    for record in run.records():
+        finished[record.id] = hash(runs.fingerprint(record.inputs))
     for example in examples:
-        known = finished.get(example.id)
-        if known is not None and known != hash(runs.fingerprint(plain(example.input_values))):
+        if example.id in finished and finished.get(example.id) != hash(
+            runs.fingerprint(plain(example.input_values))
+        ):
             raise RunMismatchError(
                 f"{run.path} holds another run: example {example.id!r} had other inputs there; name another directory, "
                 "or give the examples ids of their own"

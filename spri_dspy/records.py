@@ -180,6 +180,46 @@ class Record:
         return cls(**known)
 
 
+_SHAPES: dict[str, type | tuple[type, ...]] = {
+    "id": str,
+    "inputs": dict,
+    "outputs": dict,
+    "stop_reasons": dict,
+    "trace": list,
+    "usage": dict,
+    "seconds": (int, float),
+    "group": (str, type(None)),
+    "cluster": (str, type(None)),
+    "labels": dict,
+    "error": (str, type(None)),
+    "flags": list,
+    "failure": (dict, type(None)),
+}
+"""What a record's fields are in JSON, whoever wrote the line."""
+
+_COUNTS = ("calls", "cached", "input_tokens", "output_tokens")
+
+
+def is_record(value: Any) -> bool:
+    """Whether JSON is that of a record, so that `Record.from_json` reads it; a third of the time that reading takes."""
+    if not isinstance(value, dict) or "id" not in value or "inputs" not in value:
+        return False
+    for name, kinds in _SHAPES.items():
+        if name in value and not isinstance(value[name], kinds):
+            return False
+    for part in value.get("trace", ()):
+        if not isinstance(part, dict) or "stage" not in part or "candidate" not in part:
+            return False
+        verdict = part.get("verdict")
+        if verdict and not (isinstance(verdict, dict) and "feedback" in verdict and "score" in verdict):
+            return False
+    for used in value.get("usage", {}).values():
+        if not isinstance(used, dict) or not all(name in used for name in _COUNTS):
+            return False
+    failure = value.get("failure") or {}
+    return isinstance(failure.get("chain", []), list)
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """One number about one example.

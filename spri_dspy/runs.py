@@ -16,16 +16,16 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from datetime import UTC, datetime
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 from weakref import WeakSet
 
 from spri_dspy.durable import append_line, last_line_start, put_back, set_aside, write_whole
 from spri_dspy.errors import DataError, RunMismatchError, UsageError
-from spri_dspy.records import SCHEMA, Record
+from spri_dspy.id_table import IdTable
+from spri_dspy.records import SCHEMA, Record, is_record
 from spri_dspy.strict_json import from_text, to_text
 
 logger = logging.getLogger(__name__)
@@ -56,8 +56,7 @@ class RunDir:
         self._lock: int | None = None
         self._out: int | None = None
         self._unreadable: set[int] = set()
-        self._ends: dict[str, int] | None = None
-        self._n_lines = 0
+        self._ends: _Ends | None = None
 
     @classmethod
     def create(cls, path: str | Path, manifest: Mapping[str, Any], *, fresh: bool = False) -> RunDir:
@@ -195,8 +194,7 @@ class RunDir:
         self.check_there()
         append_line(self._out, record.to_json(), self.path / RECORDS)
         if self._ends is not None:
-            self._n_lines += 1
-            self._ends[record.id] = self._n_lines if record.ok else -self._n_lines
+            self._ends.add(record.id, ok=record.ok)
 
     def check_there(self) -> None:
         """Refuse to go on with a run whose files somebody removed or replaced; a run open for reading is not looked at.
@@ -213,7 +211,7 @@ class RunDir:
             is_there = False
         if not is_there:
             what = "replaced" if (self.path / RECORDS).exists() else "removed"
-            kept = "" if self._ends is None else f" {len(self._ends):,}"
+            kept = "" if self._ends is None else f" {self._ends.n_finished:,}"
             raise UsageError(
                 f"{self.path / RECORDS} was {what} while the run went on: its{kept} finished examples are lost; start "
                 "the same command again"
@@ -225,41 +223,48 @@ class RunDir:
         A line that cannot be read is passed over with a warning: its example counts as not finished.
         """
         ends = self._read_ends()
-        for number, record in self._lines():
-            if record is not None and abs(ends.get(record.id, 0)) == number:
+        for number, line in self._lines():
+            record = _record(line)
+            if record is not None and abs(ends.lines.get(record.id)) == number:
                 yield record
 
-    def finished(self, *, retry_errors: bool = False) -> set[str]:
-        """Ids of finished examples; those that failed are left out with `retry_errors`."""
-        return {record_id for record_id, line in self._read_ends().items() if line > 0 or not retry_errors}
+    def finished(self, *, retry_errors: bool = False) -> Finished:
+        """Ids of the examples that are finished now; those that failed are left out with `retry_errors`."""
+        return Finished(self, self._read_ends(), retry_errors=retry_errors)
 
-    def _read_ends(self) -> dict[str, int]:
-        """The line of each example's last record, negative if it failed. Read once by the one who writes the run."""
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many examples are finished, and how many of these failed."""
+        ends = self._read_ends()
+        return ends.n_finished, ends.n_failed
+
+    def _read_ends(self) -> _Ends:
+        """The line of each example's last record. Read once by the one who writes the run."""
         if self._ends is not None:
             return self._ends
-        ends, number = dict[str, int](), 0
-        for number, record in self._lines():
-            if record is not None:
-                ends[record.id] = number if record.ok else -number
+        ends = _Ends()
+        for number, line in self._lines():
+            ends.n_lines = number
+            found = _id_and_success(line)
+            if found is not None:
+                ends.add(found[0], ok=found[1], number=number)
+            elif line.endswith(b"\n") and number not in self._unreadable:
+                self._unreadable.add(number)
+                logger.warning(
+                    "%s, line %d cannot be read; its example counts as not finished",
+                    *(self.path / RECORDS, number),
+                )
         if self._out is not None:
-            self._ends, self._n_lines = ends, number
+            self._ends = ends
         return ends
 
-    def _lines(self) -> Iterator[tuple[int, Record | None]]:
-        """Each line's number, from 1, and its record, None if it cannot be read."""
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        """The lines with their numbers, from 1."""
         path = self.path / RECORDS
         _refuse_irregular(path)
-        if not path.exists():
-            return
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                record = _record(line)
-                if record is None and line.endswith(b"\n") and number not in self._unreadable:
-                    self._unreadable.add(number)
-                    logger.warning(
-                        "%s, line %d cannot be read; its example counts as not finished", path, number
-                    )
-                yield number, record
+        if path.exists():
+            with path.open("rb") as lines:
+                yield from enumerate(lines, 1)
 
     def close(self) -> None:
         """Release the lock; more calls do nothing."""
@@ -340,28 +345,68 @@ def file_fingerprint(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
+class _Ends:
+    """Where the last record of each example stands.
+
+    Attributes:
+        lines: the number of its line by the example's id, negative if the example failed.
+        n_lines: of the file.
+        n_finished, n_failed: examples with a record, and those whose last one is a failure.
+    """
+
+    def __init__(self) -> None:
+        self.lines, self.n_lines, self.n_finished, self.n_failed = IdTable(), 0, 0, 0
+
+    def add(self, name: str, *, ok: bool, number: int | None = None) -> None:
+        """A further record of an example, in the next line if no number is given."""
+        self.n_lines = self.n_lines + 1 if number is None else number
+        before = self.lines.get(name)
+        self.n_finished += before == 0
+        self.n_failed += (not ok) - (before < 0)
+        self.lines[name] = self.n_lines if ok else -self.n_lines
+
+
+class Finished(Set[str]):
+    """Ids of examples that were finished at one moment: a set in little memory, that reads the run to list them."""
+
+    def __init__(self, run: RunDir, ends: _Ends, *, retry_errors: bool) -> None:
+        self._run, self._ends, self._retry_errors = run, ends, retry_errors
+        self._until = ends.n_lines
+        self._n = ends.n_finished - (ends.n_failed if retry_errors else 0)
+
+    def __contains__(self, name: object) -> bool:
+        line = self._ends.lines.get(name) if isinstance(name, str) else 0
+        return 0 < abs(line) <= self._until and (line > 0 or not self._retry_errors)
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __iter__(self) -> Iterator[str]:
+        for number, line in self._run._lines():
+            found = _id_and_success(line) if number <= self._until else None
+            if found is not None and abs(self._ends.lines.get(found[0])) == number and found[0] in self:
+                yield found[0]
+
+    @classmethod
+    def _from_iterable(cls, names: Iterable[str]) -> set[str]:  # of unions and differences
+        return set(names)
+
+
+def _id_and_success(line: bytes) -> tuple[str, bool] | None:
+    """A record's id, and whether its example went well; None of a line that `_record` cannot read."""
+    try:
+        value = from_text(line)
+        return (value["id"], value.get("error") is None) if is_record(value) else None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
 def _record(line: bytes) -> Record | None:
     try:
-        record = Record.from_json(from_text(line))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # what a broken line may raise
+        value = from_text(line)
+        return Record.from_json(value) if is_record(value) else None
+    except (ValueError, TypeError, KeyError, RecursionError):  # what a broken line may raise
         return None
-    return record if all(map(isinstance, _fields_of(record), _KINDS)) else None
-
-
-_SHAPES: dict[str, tuple[type, ...]] = {
-    "id": (str,),
-    "inputs": (dict,),
-    "outputs": (dict,),
-    "stop_reasons": (dict,),
-    "labels": (dict,),
-    "seconds": (int, float),
-    "group": (str, type(None)),
-    "cluster": (str, type(None)),
-    "error": (str, type(None)),
-}
-"""What a record's fields are, whoever wrote the line."""
-
-_fields_of, _KINDS = attrgetter(*_SHAPES), tuple(_SHAPES.values())
 
 
 def _refuse_irregular(path: Path) -> None:

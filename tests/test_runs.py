@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from spri_dspy.bulk import run_bulk
 from spri_dspy.errors import DataError, RunMismatchError, UsageError
-from spri_dspy.records import SCHEMA, Failure, Record, Round, Usage, Verdict
+from spri_dspy.records import SCHEMA, Failure, Record, Round, Usage, Verdict, is_record
 from spri_dspy.runs import RunDir, file_fingerprint, fingerprint
 from spri_dspy.tasks import make_example
 from tests.factories import make_spri
@@ -225,6 +226,46 @@ BROKEN = [
     b'{"id": "b", "inputs": {}, "trace": 5}',
     b"[" * 100_000,
 ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_line_counts_as_finished_just_when_its_record_can_be_read(seed):
+    rng = random.Random(seed)
+    whole = Record(
+        id="a",
+        inputs={"post": "x"},
+        outputs={"response": "y"},
+        trace=(Round("response", "y", Verdict("good", 5)), Round("response", "z", None)),
+        usage={"base": Usage(1, 0, 3, 4)},
+        failure=Failure("s", 0, "", ("E: m",)),
+        flags=("truncated:s",),
+    ).to_json()
+
+    def places(value, path=()):
+        yield path
+        for key, part in (
+            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        ):
+            yield from places(part, (*path, key))
+
+    where, n_read = [path for path in places(json.loads(json.dumps(whole))) if path], 0
+    for path in where * 12:
+        value = json.loads(json.dumps(whole))
+        holder = value
+        for key in path[:-1]:
+            holder = holder[key]
+        if rng.random() < 0.3:
+            holder.pop(path[-1]) if isinstance(holder, list) else holder.pop(path[-1], None)
+        else:
+            holder[path[-1]] = rng.choice([None, 1, "t", [], {}, [1], [{}], {"a": 1}, True])
+        try:
+            Record.from_json(value)
+            is_read = True
+        except Exception:
+            is_read = False
+        assert not is_record(value) or is_read, value
+        n_read += is_record(value)
+    assert 0 < n_read < len(where) * 12
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda line: line[:40].decode(errors="replace"))

@@ -75,8 +75,7 @@ def execute_watched(
 
         told = on_call if by_call or tracker is not None else None
         summary = plan.execute(directory, how, on_record=on_record, on_call=told)
-    failed = len(directory.finished() - directory.finished(retry_errors=True))
-    return Ending(summary, progress.totals, failed)
+    return Ending(summary, progress.totals, directory.counts[1])
 
 
 def show_command(directory: RunDir) -> list[str]:

@@ -88,15 +88,15 @@ def _listed(run: RunDir) -> Listed:
     named = "judge" if kind == "judged" else "system"
     given: Any = manifest.get("input")
     total = given.get("examples") if isinstance(given, dict) else None
-    finished, done = run.finished(), run.finished(retry_errors=True)
+    n_finished, n_failed = run.counts
     return Listed(
         run.path,
         kind,
         str(manifest.get("task") or ""),
         str(manifest.get(named) or ""),
         tuple(dict.fromkeys(text.partition("?")[0] for text in named_lms(run).values())),
-        len(done),
-        len(finished) - len(done),
+        n_finished - n_failed,
+        n_failed,
         total if isinstance(total, int) else None,
         str(manifest.get("created") or ""),
         _outcome(run) if kind == "tuning" else None,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 from spri_dspy.errors import DataError, SpriError, UsageError
+from spri_dspy.id_table import IdTable
 from spri_dspy.lookup import lookup, where_raised
 from spri_dspy.tasks.example import Example, as_example, as_examples, make_example
 from spri_dspy.tasks.fields import place_of, read_rows
@@ -111,21 +112,24 @@ class Task:
 
     def _checked(self, rows: Iterable[tuple[str, int, Mapping[str, Any]]]) -> Iterator[Example]:
         """The examples of rows, with their place in every complaint."""
-        seen: dict[str, tuple[str, str | None]] = {}
+        seen, groups = IdTable(), dict[str | None, int]()  # the row and the group of each id, in one number
         place = number = None
         for place, number, row in rows:
             for example in self._examples_of(row, place, number):
-                if example.id in seen and seen[example.id][1] != example.group:
+                group = groups.setdefault(example.group, len(groups))
+                if example.id in seen and seen.get(example.id) % _GROUPS != group:
                     # One post may be asked about once a dimension; its own id stays as the cluster.
                     example = example.changed(id=f"{example.id}/{example.group}", cluster=example.id)
                 if example.id in seen:
-                    earlier = seen[example.id][0].rpartition(", ")[2]
+                    kind = place.rpartition(", ")[2].rpartition(" ")[0]
+                    earlier = f"{kind} {seen.get(example.id) // _GROUPS}".strip()
                     raise DataError(
                         f"{place}: the id {example.id!r} is that of {earlier} too; ids must be unique"
                     )
-                seen[example.id] = (place, example.group)
+                where = place.rpartition(" ")[2]  # of a table the line, which is not the row's number
+                seen[example.id] = (int(where) if where.isdigit() else number) * _GROUPS + group
                 yield example
-        if number is not None and not seen:
+        if number is not None and not len(seen):
             raise DataError(
                 f"{place}: the task {self.name} made no example of this row, nor of any before it"
             )
@@ -148,6 +152,9 @@ class Task:
         except Exception as error:
             raise DataError(f"{known}: {where_raised(error, self.read_row)}") from error
 
+
+_GROUPS = 2**31
+"""More than any data has groups."""
 
 _GIVEN = "the given text"
 """The place of an example that stands in no file, and whose id nobody gave."""
