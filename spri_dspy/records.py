@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 SCHEMA = 2
 """Version of the record format. Readers refuse a higher one and accept every lower one. 2 added flags and failure."""
@@ -204,19 +204,20 @@ def is_record(value: Any) -> bool:
     """Whether JSON is that of a record, so that `Record.from_json` reads it; a third of the time that reading takes."""
     if not isinstance(value, dict) or "id" not in value or "inputs" not in value:
         return False
+    fields: dict[str, Any] = cast("dict[str, Any]", value)
     for name, kinds in _SHAPES.items():
-        if name in value and not isinstance(value[name], kinds):
+        if name in fields and not isinstance(fields[name], kinds):
             return False
-    for part in value.get("trace", ()):
+    for part in fields.get("trace", ()):
         if not isinstance(part, dict) or "stage" not in part or "candidate" not in part:
             return False
-        verdict = part.get("verdict")
+        verdict: Any = cast("dict[str, Any]", part).get("verdict")
         if verdict and not (isinstance(verdict, dict) and "feedback" in verdict and "score" in verdict):
             return False
-    for used in value.get("usage", {}).values():
+    for used in fields.get("usage", {}).values():
         if not isinstance(used, dict) or not all(name in used for name in _COUNTS):
             return False
-    failure = value.get("failure") or {}
+    failure: Any = fields.get("failure") or {}
     return isinstance(failure.get("chain", []), list)
 
 

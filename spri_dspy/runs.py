@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -230,7 +230,7 @@ class RunDir:
 
     def finished(self, *, retry_errors: bool = False) -> Finished:
         """Ids of the examples that are finished now; those that failed are left out with `retry_errors`."""
-        return Finished(self, self._read_ends(), retry_errors=retry_errors)
+        return Finished(self._lines, self._read_ends(), retry_errors=retry_errors)
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -369,8 +369,10 @@ class _Ends:
 class Finished(Set[str]):
     """Ids of examples that were finished at one moment: a set in little memory, that reads the run to list them."""
 
-    def __init__(self, run: RunDir, ends: _Ends, *, retry_errors: bool) -> None:
-        self._run, self._ends, self._retry_errors = run, ends, retry_errors
+    def __init__(
+        self, lines: Callable[[], Iterator[tuple[int, bytes]]], ends: _Ends, *, retry_errors: bool
+    ) -> None:
+        self._lines, self._ends, self._retry_errors = lines, ends, retry_errors
         self._until = ends.n_lines
         self._n = ends.n_finished - (ends.n_failed if retry_errors else 0)
 
@@ -382,14 +384,14 @@ class Finished(Set[str]):
         return self._n
 
     def __iter__(self) -> Iterator[str]:
-        for number, line in self._run._lines():
+        for number, line in self._lines():
             found = _id_and_success(line) if number <= self._until else None
             if found is not None and abs(self._ends.lines.get(found[0])) == number and found[0] in self:
                 yield found[0]
 
     @classmethod
-    def _from_iterable(cls, names: Iterable[str]) -> set[str]:  # of unions and differences
-        return set(names)
+    def _from_iterable(cls, it: Iterable[Any]) -> Any:  # of unions and differences
+        return set(it)
 
 
 def _id_and_success(line: bytes) -> tuple[str, bool] | None:
