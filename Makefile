@@ -79,7 +79,7 @@ test: $(VENV)/.ok
 	@$(if $(CI),$(BIN)/python -m pytest -q -m "$(HERE) and slow" --durations 10)
 
 test-ray: $(VENV)/.ray-ok
-	@$(BIN)/python -m pytest -q -m "$(HERE)" tests/test_ray_executor.py
+	@$(BIN)/python -m pytest -q -m "$(HERE)" tests/test_workers.py
 
 test-browser: $(VENV)/.browser-ok
 	@$(BIN)/python -m pytest -q -m "$(HERE)" tests/report/html

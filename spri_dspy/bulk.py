@@ -189,12 +189,12 @@ async def arun_bulk(
     on_batch: Callable[[str], None] | None = None,
 ) -> Summary:
     """Run a program over examples into a run directory that is open; everything else as for `run_bulk`."""
-    concurrency = openable(concurrency, _lms(program))
+    concurrency = openable(concurrency, lms_of(program))
     limiter = Limiter(concurrency)
     check_scorers(program)
     check_budget(program, budget)
     check_deadline(deadline)
-    batch = check_batch(batch, deadline, (getattr(lm, "spec", None) for lm in _lms(program)))
+    batch = check_batch(batch, deadline, (getattr(lm, "spec", None) for lm in lms_of(program)))
     folder = cache_folder or run.path / CACHE
     take_over_shards(folder)
     work = Work(program, run, run.finished(retry_errors=retry_errors), on_record, deadline)
@@ -208,10 +208,10 @@ async def arun_bulk(
     with ExitStack() as stack:
         cache = stack.enter_context(closing(CallCache(folder)))
         if budget is not None and cache_folder is None:
-            budget.resume(cache.spent(), _lms(program))
+            budget.resume(cache.spent(), lms_of(program))
         calls = stack.enter_context(closing(CallLog(run.path))) if keep_calls else None
         told = [each for each in (calls, on_call) if each is not None]
-        batches = open_batches(run.path / BATCHES, batch, cache, budget, _lms(program), on_batch)
+        batches = open_batches(run.path / BATCHES, batch, cache, budget, lms_of(program), on_batch)
         scope = Scope(
             cache=cache,
             slots=limiter,
@@ -230,7 +230,7 @@ async def arun_bulk(
                         group.create_task(work.drain(line))
         except* Exception as errors:
             run.check_there()  # what the first error says would be wrong: nothing is kept
-            raise _first(errors) from None
+            raise first_error(errors) from None
     run.check_there()
     if work.spent:
         raise BudgetSpent(f"{work.spent}; {work.summary.done} examples were finished now, in {run.path}")
@@ -387,7 +387,7 @@ def plain(value: Any) -> Any:
 
 def window_of(program: Any, concurrency: int) -> int:
     """How many examples to have open, so that every slot of every LM, and of each of its addresses, is used."""
-    addresses = sum(max(1, len(getattr(lm, "replicas", ()))) for lm in _lms(program))
+    addresses = sum(max(1, len(getattr(lm, "replicas", ()))) for lm in lms_of(program))
     return int(OPEN_PER_SLOT * concurrency * max(1, addresses)) + 2
 
 
@@ -398,7 +398,7 @@ def check_budget(program: Any, budget: Budget | None) -> None:
         UsageError: dollars are limited and the price of an LM is not known.
     """
     if budget is not None:
-        budget.check(_lms(program))
+        budget.check(lms_of(program))
 
 
 def check_deadline(deadline: float | None) -> None:
@@ -448,15 +448,16 @@ def _predictors(program: Any) -> list[Any]:
     return [predictor for _, predictor in found if getattr(predictor, "lm", None) is not None]
 
 
-def _lms(program: Any) -> list[Any]:
+def lms_of(program: Any) -> list[Any]:
+    """The LMs that a program's predictors hold, each once, in their order."""
     return list({id(p.lm): p.lm for p in _predictors(program)}.values())
 
 
-def _first(errors: BaseExceptionGroup[Exception]) -> BaseException:
+def first_error(errors: BaseExceptionGroup[Exception]) -> BaseException:
     """The error to show of a group: one raised on purpose if there is one."""
     found: list[BaseException] = []
     for error in errors.exceptions:
-        found.append(_first(error) if isinstance(error, BaseExceptionGroup) else error)
+        found.append(first_error(error) if isinstance(error, BaseExceptionGroup) else error)
     return next((e for e in found if isinstance(e, SpriError)), found[0])
 
 

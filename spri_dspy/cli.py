@@ -168,6 +168,7 @@ def judge(
     max_calls: options.MaxCalls = None,
     max_tokens: options.MaxTokens = None,
     max_usd: options.MaxUsd = None,
+    workers: options.Workers = None,
     track: options.Track = None,
     json_out: options.Json = False,
     dry_run: options.DryRun = False,
@@ -195,6 +196,7 @@ def judge(
         retry_errors=retry_errors,
         keep_calls=keep_calls,
         budget=budget_of(max_calls, max_tokens, max_usd),
+        workers=workers,
     )
     if ablate:
         shared: dict[str, Any] = {"track": track, "dry_run": dry_run, "fresh": fresh, "json_out": json_out}

@@ -92,7 +92,9 @@ Batch = Annotated[
     ),
 ]
 ExecutorName = Annotated[str, typer.Option(help="local, ray, or ray:ADDRESS of a cluster.")]
-Workers = Annotated[int | None, typer.Option(help="Workers on Ray. Default: one a CPU.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes that share the run. Default: 1; on Ray one a CPU.")
+]
 Judges = Annotated[
     list[str] | None,
     typer.Option(

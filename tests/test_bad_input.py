@@ -89,7 +89,7 @@ def test_bad_data_is_refused_with_its_place_and_nothing_is_written(tmp_path, con
 
 KEYLESS = "openai/gpt-4o-mini needs a key: set OPENAI_API_KEY in the environment"
 BAD_COMMANDS = [
-    ("run reappraisal --workers 3", 2, "--workers is for --executor ray"),
+    ("run reappraisal --workers 0", 2, "--workers must be at least 1, not 0"),
     ("run reappraisal --deadline 0", 2, "--deadline must be above 0 seconds, not 0"),
     ("run reappraisal --limit 0", 2, "--limit must be at least 1, not 0"),
     ("run reappraisal --limit -3", 2, "--limit must be at least 1, not -3"),

@@ -10,7 +10,7 @@ from spri_dspy.bulk import Summary, check_deadline, run_bulk
 from spri_dspy.commands.forecast import Forecast
 from spri_dspy.errors import UnknownNameError, UsageError
 from spri_dspy.lms.batches.settings import BatchSettings, check_batch
-from spri_dspy.lms.budget import LIMITS, Budget
+from spri_dspy.lms.budget import Budget
 from spri_dspy.records import Record
 from spri_dspy.runs import RunDir
 from spri_dspy.screen import say
@@ -29,7 +29,7 @@ class Execution:
         deadline: seconds of its own after which an example is given up; None for never.
         batch: what makes the calls in batches, see `lms.batches.settings`; None for live calls.
         executor: "local", "ray" (on this machine) or "ray:ADDRESS" (a running cluster).
-        workers: actors on Ray; one a CPU by default.
+        workers: processes of this machine, one by default; actors on Ray, one a CPU by default.
     """
 
     concurrency: int = 16
@@ -54,6 +54,8 @@ class Execution:
         """
         if self.concurrency < 1:
             raise UsageError(f"--concurrency must be at least 1, not {self.concurrency}")
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"--workers must be at least 1, not {self.workers}")
         check_deadline(self.deadline)
         if self.batch is not None and (self.executor != "local" or self.workers is not None):
             raise UsageError("--batch: one process puts a batch together; leave --executor and --workers out")
@@ -61,19 +63,14 @@ class Execution:
         check_batch(self.batch, self.deadline, (getattr(lm, "spec", lm) for lm in lms))
         if self.executor != "local":
             self._check_ray()
-        elif self.workers is not None:
-            raise UsageError("--workers is for --executor ray; leave it out")
+        elif self._is_spread:
+            self._check_shareable(lms)
         if self.budget is not None:
             self.budget.check(lms)
 
     def _check_ray(self) -> None:
         if self.executor.partition(":")[0] != "ray":
             raise UnknownNameError("executor", self.executor, ["local", "ray", "ray:ADDRESS"])
-        limits = {name: getattr(self.budget, name, None) for name in LIMITS} | {"deadline": self.deadline}
-        refused = [name for name, limit in limits.items() if limit is not None]
-        if refused:
-            flags = " and ".join(f"--{name.replace('_', '-')}" for name in refused)
-            raise UsageError(f"{flags}: only the local executor keeps this; leave it out with ray")
         from spri_dspy.ray_executor import find_ray
 
         find_ray()
@@ -86,6 +83,19 @@ class Execution:
     def price_share(self) -> float:
         """What part of the LMs' prices is paid."""
         return 1.0 if self.batch is None else 1 - self.batch.discount
+
+    @property
+    def _is_spread(self) -> bool:
+        return self.executor != "local" or (self.workers or 1) > 1
+
+    def _check_shareable(self, lms: Iterable[Any]) -> None:
+        """Refuse an LM that lives in the process: each worker would hold it once more, for the same processors."""
+        for lm in lms:
+            if getattr(lm, "prefix", None) == "gguf":
+                raise UsageError(
+                    f"--workers {self.workers}: each would load {lm.model} for itself; leave it out, a model file on "
+                    "this machine uses all processors by itself"
+                )
 
     def run(
         self,
@@ -104,29 +114,37 @@ class Execution:
             examples: read lazily.
             directory: open for writing.
             on_record: called with each new record, after it is written.
-            on_call: called with every call when it ended; on this machine only.
-            make_program: makes the program anew, for workers on other machines; needed for Ray.
+            on_call: called with every call when it ended.
+            make_program: makes the program anew, for workers; needed for more than one, and on Ray.
 
         Raises:
-            SpriError: as `check`, `bulk.arun_bulk` and `ray_executor.run_on_ray` say.
+            SpriError: as `check`, `bulk.arun_bulk` and `crew.driver.Crew.run` say.
         """
         settings: dict[str, Any] = {
             "concurrency": self.concurrency,
             "retry_errors": self.retry_errors,
+            "budget": self.budget,
+            "deadline": self.deadline,
             "keep_calls": self.keep_calls,
             "on_record": on_record,
+            "on_call": on_call,
         }
-        if self.executor == "local":
-            settings |= {"budget": self.budget, "deadline": self.deadline, "on_call": on_call}
+        if not self._is_spread:
             settings |= {"batch": self.batch, "on_batch": say}
             return run_bulk(program, examples, directory, **settings)
+        if make_program is None:
+            raise UsageError("this runs in one process only; leave --workers and --executor out")
+        from spri_dspy.crew.job import Job
+
+        job = Job(make_program, directory, **settings)
+        if self.executor == "local":
+            from spri_dspy.crew.processes import run_in_processes
+
+            return run_in_processes(job, examples, workers=self.workers or 1)
         from spri_dspy.ray_executor import run_on_ray
 
-        if make_program is None:
-            raise UsageError(f"this runs on this machine only; leave --executor {self.executor} out")
-        address = self.executor.partition(":")[2] or None
         return run_on_ray(
-            make_program, examples, directory, address=address, workers=self.workers, **settings
+            job, examples, address=self.executor.partition(":")[2] or None, workers=self.workers
         )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ class JudgePlan:
         calls: LM calls if every answer is readable.
         characters: in all prompts together, the judge's own words left out.
         chosen: why this judge was taken where none is named; "" where one is.
+        make: makes the judge anew with its LMs, for workers.
     """
 
     run: RunDir
@@ -102,6 +104,7 @@ class JudgePlan:
     calls: int = 0
     characters: int = 0
     chosen: str = ""
+    make: Callable[[], Any] | None = None
 
     @property
     def lms(self) -> list[LMSpec]:
@@ -134,8 +137,7 @@ class JudgePlan:
         Raises:
             PrerequisiteError: a key or an address is missing.
         """
-        for member, spec in self.members:
-            set_lms(member, base=load_lm(spec))  # all of a judge's predictors are the judge's
+        _give_lms(self.members)
 
     def open(self, *, fresh: bool = False) -> RunDir:
         """Make the judged run or resume it.
@@ -158,7 +160,8 @@ class JudgePlan:
     ) -> Summary:
         """Judge what is not judged yet in a directory from `open`; see `Execution.run`."""
         how = how or Execution()
-        return how.run(self.judge, self.source(), directory, on_record=on_record, on_call=on_call)
+        told = {"on_record": on_record, "on_call": on_call}
+        return how.run(self.judge, self.source(), directory, make_program=self.make, **told)
 
     def about(self, directory: RunDir) -> dict[str, Any]:
         """What the numbers in a judged run are, as plain JSON types."""
@@ -203,12 +206,15 @@ def plan(request: JudgeRequest) -> JudgePlan:
     if "rubric" in names and has_rubrics(run):
         settings.setdefault("rubric", "run")
     shown = Shown.take(settings)
-    judge, members = _judge(names, settings, _specs(request))
+    specs = _specs(request)
+    make = partial(make_judge, names, dict(settings), specs)
+    judge, members = _judge(names, settings, specs)
     _check_named(run, members)
     if request.lms and not members:
         raise UsageError(f"the judge {judge.name} asks no LM; leave --lm out")
     shown.check(judge)
-    made = JudgePlan(run, judge, members, lambda: judged_examples(run, judge, shown, request.limit), {})
+    source = lambda: judged_examples(run, judge, shown, request.limit)  # noqa: E731 - it is read more than once
+    made = JudgePlan(run, judge, members, source, {}, make=make)
     made.chosen = "" if request.judges else f"no --judge was named, so it is {judge.name}: {_WHY[names[0]]}"
     _survey(made)
     made.manifest = _manifest(made, shown)
@@ -302,6 +308,23 @@ def _judge(
     own = {"rubric": {**settings, "combine": combine}}
     pairs = [(load_judge(name, **own.get(name, settings)), spec) for name, spec in product(names, specs)]
     return Panel([judge for judge, _ in pairs], combine=combine), _asking(pairs)
+
+
+def make_judge(names: Sequence[str], settings: Mapping[str, str], specs: Sequence[LMSpec]) -> Any:
+    """The judge or the panel of these names, with its LMs; workers make theirs with it.
+
+    Raises:
+        UsageError: no such judge or setting.
+        PrerequisiteError: a key or an address is missing.
+    """
+    judge, members = _judge(names, dict(settings), specs)
+    _give_lms(members)
+    return judge
+
+
+def _give_lms(members: Sequence[tuple[Any, LMSpec]]) -> None:
+    for member, spec in members:
+        set_lms(member, base=load_lm(spec))  # all of a judge's predictors are the judge's
 
 
 def _asking(pairs: Sequence[tuple[Any, LMSpec]]) -> list[tuple[Any, LMSpec]]:

@@ -76,15 +76,22 @@ class Budget:
             self._spend(lm, call.input_tokens - tokens_in, call.output_tokens - tokens_out, share)
 
     def _admit(self) -> None:
+        if (spent := self.exhausted) is not None:
+            raise spent
+        self.calls += 1
+
+    @property
+    def exhausted(self) -> BudgetSpent | None:
+        """The error that says which limit is reached; None while a further call may begin."""
         for name, unit in (("calls", "LM calls"), ("tokens", "tokens"), ("usd", "dollars")):
             limit, spent = getattr(self, f"max_{name}"), getattr(self, name)
             if limit is not None and spent >= limit:
                 shown = f"{spent:.4f}" if name == "usd" else f"{spent:,}"
-                raise BudgetSpent(
+                return BudgetSpent(
                     f"the budget of {limit:,} {unit} is spent ({shown}); finished examples are kept, the same command "
                     f"with a larger --max-{name} goes on"
                 )
-        self.calls += 1
+        return None
 
     def resume(self, spent: Mapping[str, tuple[int, int, int]], lms: Iterable[Any]) -> None:
         """Count what earlier starts of the same run took.

@@ -83,11 +83,12 @@ class Window:
     Attributes:
         most: how many may ever be in flight.
         limit: how many may be in flight now, between 1 and `most`.
+        lease: how many of these are this process's, where several share them; None for all. See `lms.leases`.
         in_flight: how many are; never above what `limit` was when the last of them began.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, most: int, lease: int | None = None) -> None:
+        self.most, self.lease = most, lease
         self.limit = float(min(FIRST_WINDOW, most))
         self.in_flight = 0
         self._threshold = float(most)
@@ -175,7 +176,7 @@ class Window:
         self._lowered_at, self._ceiling = now, float(self.in_flight)
         self._proven = min(self._proven, self.in_flight - 1)
         left = _HALF if share > OVERLOADED else _SLIGHTLY
-        self.limit = self._threshold = max(1.0, self.limit * left)
+        self.limit = self._threshold = max(1.0, self._places() * left)
 
     def _note(self, *, is_refused: bool) -> None:
         """Count the outcome of a call, and forget the oldest."""
@@ -184,10 +185,23 @@ class Window:
         while len(self._outcomes) > max(RECENT, self.limit):
             self._refused -= self._outcomes.popleft()
 
+    @property
+    def n_waiting(self) -> int:
+        """Calls that wait for a place, some of them perhaps given up in the meantime."""
+        return len(self._waiting)
+
+    def lend(self, lease: int) -> None:
+        """Have so many places from now on; calls beyond them are finished, not broken off."""
+        self.lease = lease
+        self._fill()
+
+    def _places(self) -> float:
+        return self.limit if self.lease is None else min(self.limit, self.lease)
+
     def _fill(self) -> None:
         """Hand free places to those who wait, or see to it that this happens when the pause is over."""
-        now = asyncio.get_running_loop().time()
-        while self._waiting and self.in_flight < int(self.limit):
+        now, places = asyncio.get_running_loop().time(), int(self._places())
+        while self._waiting and self.in_flight < places:
             if now < self._paused_until:
                 self._wake_up()
                 return
@@ -250,25 +264,32 @@ class Limiter:
 
     Args:
         concurrency: calls in flight at most, for each LM by itself.
+        lease: of these, what a window has at first; see Window.
+
+    Attributes:
+        named: the windows by model, address and the order in which they were made: the same in every process that
+            makes the same program.
 
     Raises:
         UsageError: concurrency is below 1.
     """
 
-    def __init__(self, concurrency: int) -> None:
+    def __init__(self, concurrency: int, lease: int | None = None) -> None:
         if concurrency < 1:
             raise UsageError(f"concurrency must be at least 1, not {concurrency}")
-        self._concurrency = concurrency
+        self._concurrency, self._lease = concurrency, lease
         self._windows: dict[int, Window] = {}
+        self.named: dict[str, Window] = {}
         self._ending = False
 
     def window(self, lm: Any) -> Window:
         """The window of an LM."""
         found = self._windows.get(id(lm))
         if found is None:
-            found = self._windows[id(lm)] = Window(
-                min(self._concurrency, getattr(lm, "most_calls", None) or self._concurrency)
-            )
+            most = min(self._concurrency, getattr(lm, "most_calls", None) or self._concurrency)
+            found = self._windows[id(lm)] = Window(most, self._lease)
+            where = f"{getattr(lm, 'model', '')} {getattr(lm, 'address', '')}"
+            self.named[f"{where} {sum(name.startswith(where) for name in self.named)}"] = found
             if self._ending:
                 found.end()
         return found
@@ -279,12 +300,12 @@ class Limiter:
         for window in self._windows.values():
             window.end()
 
-    def slot(self, lm: Any) -> _Slot:
+    def slot(self, lm: Any) -> Slot:
         """Hold one place of this LM while its call is made (`async with`), and learn from how it ends."""
-        return _Slot(self.window(lm))
+        return Slot(self.window(lm))
 
 
-class _Slot:
+class Slot:
     """One place in a window. A class, for a generator here would cost each call a hundredth of its time."""
 
     __slots__ = ("_began", "_window")
@@ -295,11 +316,15 @@ class _Slot:
     async def __aenter__(self) -> None:
         turn, call = TURN.get(), CALL.get()
         if turn and call:
-            with _standing(turn.clock):
+            with standing(turn.clock):
                 self._began = await self._window.enter(turn)
             turn.stages.add(call.stage)
         else:
             self._began = await self._window.enter(turn)
+
+    def begin_now(self) -> None:
+        """Let the call begin now: what it waited for since it has its place was not the server."""
+        self._began = asyncio.get_running_loop().time()
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is None:
@@ -313,7 +338,7 @@ class _Slot:
 
 
 @contextmanager
-def _standing(clock: asyncio.Timeout | None) -> Generator[None]:
+def standing(clock: asyncio.Timeout | None) -> Generator[None]:
     """Let a clock stand still for the length of the block."""
     until = clock.when() if clock else None
     if clock is None or until is None:

@@ -167,14 +167,6 @@ def test_limit_that_is_none_is_refused_before_anything_is_made(tmp_path, mock, d
     assert not (tmp_path / "run").exists()
 
 
-def test_limits_with_ray_are_refused_before_anything_is_made(tmp_path, mock, data):
-    found = ask(mock, data, tmp_path / "run", "--executor", "ray", "--max-calls", 5, "--deadline", 9)
-    assert_refused(
-        found, 2, "--max-calls and --deadline: only the local executor keeps this; leave it out with ray"
-    )
-    assert not (tmp_path / "run").exists()
-
-
 def test_unknown_executor_is_refused_before_anything_is_made(tmp_path, mock, data):
     assert_refused(
         ask(mock, data, tmp_path / "run", "--executor", "slurm"), 2, "unknown executor 'slurm'", "ray"

@@ -1,4 +1,4 @@
-"""The same run over Ray: the same records, whichever worker dies on the way, and no call paid twice for it."""
+"""One run by several workers: the same records, whichever of them dies on the way, and no call paid twice for it."""
 
 import importlib.util
 import json
@@ -7,10 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import psutil
 import pytest
 
+from spri_dspy.commands import run as run_command
+from spri_dspy.commands.execution import Execution
+from spri_dspy.errors import UsageError
+from spri_dspy.lms.cache import CallCache
+from spri_dspy.lms.spec import LMSpec
 from spri_dspy.runs import CALLS, RunDir
 from tests.command import MAIN, assert_refused, process, spri, write
 from tests.servers.fixtures import mock_process
@@ -23,6 +29,10 @@ needs_ray = pytest.mark.skipif(
 slow = pytest.mark.slow
 CONCURRENCY = 8
 RAY = ["--executor", "ray", "--workers", "2"]
+TWO = ["--workers", "2"]
+each_way = pytest.mark.parametrize(
+    "how", [pytest.param(TWO, id="processes"), pytest.param(RAY, id="ray", marks=needs_ray)]
+)
 STEADY = MockConfig(latency_seconds=0.02, latency_sigma=0.5, accept=0.6)
 
 
@@ -61,9 +71,10 @@ def records_of(run):
 
 
 def worker_processes(driver):
-    """The processes of a driver's actors."""
+    """The processes of a driver's workers."""
     family = psutil.Process(driver.pid).children(recursive=True)
-    return [p for p in family if p.is_running() and "".join(p.cmdline()).startswith("ray::Worker")]
+    lines = {p: "".join(p.cmdline()) for p in family if p.is_running()}
+    return [p for p, line in lines.items() if line.startswith("ray::Worker") or "spri_dspy.crew" in line]
 
 
 @pytest.fixture
@@ -102,16 +113,16 @@ def test_answers_of_one_instance_share_one_rubric_though_they_are_asked_for_at_o
     assert mock.stats.max_in_flight > 1
 
 
-# With Ray
+# With either kind of workers
 
 
 @slow
-@needs_ray
-def test_calls_are_kept_by_the_workers_as_on_this_machine(tmp_path):
+@each_way
+def test_calls_are_kept_by_the_workers_as_by_one_process(tmp_path, how):
     data = posts(tmp_path, 12)
     with mock_process(STEADY) as mock:
-        for run, how in (("ray", RAY), ("here", [])):
-            finish(command(*options(mock, data, tmp_path / run, "--keep-calls", *how)))
+        for run, chosen in (("spread", how), ("here", [])):
+            finish(command(*options(mock, data, tmp_path / run, "--keep-calls", *chosen)))
 
     def calls(run):
         lines = (tmp_path / run / CALLS).read_text("utf-8").splitlines()
@@ -120,18 +131,18 @@ def test_calls_are_kept_by_the_workers_as_on_this_machine(tmp_path):
             (c["example"], c["stage"], c["attempt"], c["answer"], str(c["messages"])) for c in found
         )
 
-    assert len(calls("ray")) > 24 and calls("ray") == calls("here")
-    shown = spri("show", tmp_path / "ray", "p3", "--calls")[1]
+    assert len(calls("spread")) > 24 and calls("spread") == calls("here")
+    shown = spri("show", tmp_path / "spread", "p3", "--calls")[1]
     assert "p3 · generate_principles, sample 1 · hosted_vllm/mock" in shown
 
 
 @slow
-@needs_ray
-def test_ray_and_one_process_give_the_same_records(tmp_path, whole):
+@each_way
+def test_workers_and_one_process_give_the_same_records(tmp_path, whole, how):
     data = posts(tmp_path, 200)
     with mock_process(STEADY) as mock:
         answered, records = whole(mock, data)
-        done = process(*options(mock, data, tmp_path / "run", *RAY))
+        done = process(*options(mock, data, tmp_path / "run", *how))
         assert done.returncode == 0, done.stderr
         said = done.stderr.decode().splitlines()
         assert said[0] == "spri: 200 examples done" and all(line.startswith("spri: ") for line in said), said
@@ -139,7 +150,7 @@ def test_ray_and_one_process_give_the_same_records(tmp_path, whole):
         assert mock.stats.max_in_flight == CONCURRENCY
         assert records_of(tmp_path / "run") == records
         mock.reset()
-        again = process(*options(mock, data, tmp_path / "run", *RAY))
+        again = process(*options(mock, data, tmp_path / "run", *how))
         assert b"200 finished before" in again.stderr and mock.stats.received == 0
     assert sorted(path.name for path in (tmp_path / "run/cache").iterdir()) == ["calls.sqlite"]
     where = ["--data", data, "--run", tmp_path / "replayed", "--lm", f"base=replay/{tmp_path / 'run'}"]
@@ -148,12 +159,12 @@ def test_ray_and_one_process_give_the_same_records(tmp_path, whole):
 
 
 @slow
-@needs_ray
-def test_killed_workers_lose_no_example_and_pay_for_few_calls_twice(tmp_path, whole):
+@each_way
+def test_killed_workers_lose_no_example_and_pay_for_few_calls_twice(tmp_path, whole, how):
     data, run = posts(tmp_path, 60), tmp_path / "run"
     with mock_process(MockConfig(latency_seconds=0.1, latency_sigma=0.5, accept=0.6)) as mock:
         answered, records = whole(mock, data)
-        arguments = command(*options(mock, data, run, *RAY))
+        arguments = command(*options(mock, data, run, *how))
         with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
             for lines in (5, 40):
                 assert wait_for_lines(driver, run, lines)
@@ -167,9 +178,17 @@ def test_killed_workers_lose_no_example_and_pay_for_few_calls_twice(tmp_path, wh
 
 
 @slow
-@needs_ray
-@pytest.mark.parametrize(("first", "second"), [([], RAY), (RAY, [])], ids=["to ray", "from ray"])
-def test_run_that_was_killed_goes_on_with_the_other_executor(tmp_path, whole, first, second):
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        pytest.param([], RAY, id="to ray", marks=needs_ray),
+        pytest.param(RAY, [], id="from ray", marks=needs_ray),
+        pytest.param([], TWO, id="to processes"),
+        pytest.param(TWO, [], id="from processes"),
+        pytest.param(TWO, RAY, id="processes to ray", marks=needs_ray),
+    ],
+)
+def test_run_that_was_killed_goes_on_another_way(tmp_path, whole, first, second):
     data, run = posts(tmp_path, 40), tmp_path / "run"
     with mock_process(MockConfig(latency_seconds=0.1, latency_sigma=0.5, accept=0.6)) as mock:
         answered, records = whole(mock, data)
@@ -183,20 +202,20 @@ def test_run_that_was_killed_goes_on_with_the_other_executor(tmp_path, whole, fi
 
 
 @slow
-@needs_ray
-def test_answers_of_one_instance_share_one_rubric_over_ray_too(tmp_path):
+@each_way
+def test_answers_of_one_instance_share_one_rubric_over_workers_too(tmp_path, how):
     with mock_process(MockConfig(latency_seconds=0.05, accept=0.6)) as mock:
-        found = options(mock, instances(tmp_path, 12), tmp_path / "run", *RAY, task="rubrics")
+        found = options(mock, instances(tmp_path, 12), tmp_path / "run", *how, task="rubrics")
         printed, _ = finish(command(*found))
         assert len(printed) == 48
         assert set(mock.stats.answered.values()) == {1}
 
 
 @slow
-@needs_ray
-def test_failure_that_every_example_would_meet_stops_ray_in_one_line(tmp_path):
+@each_way
+def test_failure_that_every_example_would_meet_stops_all_workers_in_one_line(tmp_path, how):
     with mock_process(MockConfig(models=["another"])) as mock:
-        done = process(*options(mock, posts(tmp_path, 40), tmp_path / "run", *RAY))
+        done = process(*options(mock, posts(tmp_path, 40), tmp_path / "run", *how))
         code, out, err = done.returncode, done.stdout.decode(), done.stderr.decode()
         assert_refused((code, out, err), 3, "every example would fail", "The model does not exist")
         assert mock.stats.received <= 2 * 14, "examples were begun after the first had failed"
@@ -224,12 +243,12 @@ def poison(task, *, paper=False):
 
 
 @slow
-@needs_ray
-def test_example_that_kills_every_worker_becomes_a_record_and_the_others_finish(tmp_path):
+@each_way
+def test_example_that_kills_every_worker_becomes_a_record_and_the_others_finish(tmp_path, how):
     (tmp_path / "poison.py").write_text(POISON)
     with mock_process(MockConfig(latency_seconds=0.02)) as mock:
         system = ["--system", f"{tmp_path / 'poison.py'}:poison"]
-        done = process(*options(mock, posts(tmp_path, 12), tmp_path / "run", *RAY, *system), timeout=120)
+        done = process(*options(mock, posts(tmp_path, 12), tmp_path / "run", *how, *system), timeout=120)
     assert done.returncode == 1, done.stderr
     records = records_of(tmp_path / "run")
     assert len(records) == 12
@@ -248,3 +267,90 @@ def test_cluster_that_is_not_there_is_named_in_one_line(tmp_path, start_mock):
     found = done.returncode, done.stdout.decode(), done.stderr.decode()
     assert_refused(found, 3, "no Ray cluster at 127.0.0.1:9")
     assert time.monotonic() - began < 100 and mock.stats.received == 0
+
+
+@slow
+@each_way
+def test_budget_and_deadline_hold_for_all_workers_together(tmp_path, how):
+    data, run = posts(tmp_path, 60), tmp_path / "run"
+    with mock_process(MockConfig(latency_seconds=0.05, latency_sigma=0.5, accept=0.6)) as mock:
+        for limit in (101, 140):
+            done = process(*options(mock, data, run, *how, "--max-calls", limit), timeout=120)
+            assert_refused(
+                (done.returncode, done.stdout.decode(), done.stderr.decode()), 4, f"the budget of {limit} LM"
+            )
+            assert mock.stats.received == mock.stats.n_answered == limit
+        assert len(records_of(run)) > 5
+        late = process(*options(mock, posts(tmp_path, 6), tmp_path / "late", *how, "--deadline", 0.03))
+    assert late.returncode == 1, late.stderr
+    errors = {r["error"] for r in records_of(tmp_path / "late").values()}
+    assert "CallError: not finished within the deadline of 0.03 s" in errors
+
+
+@slow
+def test_tokens_are_overshot_by_no_more_than_was_in_flight(tmp_path):
+    data, run = posts(tmp_path, 60), tmp_path / "run"
+    with mock_process(MockConfig(latency_seconds=0.05, latency_sigma=0.5, accept=0.6)) as mock:
+        done = process(*options(mock, data, run, *TWO, "--max-tokens", 60_000), timeout=120)
+        assert done.returncode == 4 and b"the budget of 60,000 tokens is spent" in done.stderr
+    with closing(CallCache(run / "cache")) as cache:
+        ((calls, tokens_in, tokens_out),) = cache.spent().values()
+    mean = (tokens_in + tokens_out) / calls
+    assert 60_000 <= tokens_in + tokens_out <= 60_000 + 2 * CONCURRENCY * mean
+
+
+@slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_their_driver(tmp_path, number):
+    data, run = posts(tmp_path, 60), tmp_path / "run"
+    with mock_process(MockConfig(latency_seconds=0.1, accept=0.6)) as mock:
+        arguments = command(*options(mock, data, run, *TWO))
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
+            assert wait_for_lines(driver, run, 5)
+            workers = worker_processes(driver)
+            assert len(workers) == 2
+            driver.send_signal(number)
+            assert psutil.wait_procs(workers, timeout=5)[1] == []
+            _, said = driver.communicate(timeout=20)
+        if number == signal.SIGINT:
+            assert driver.returncode == 130
+            assert said == "spri: interrupted; the same command goes on where it stopped\n"
+        finish(command(*options(mock, data, run, *TWO)))
+    assert len(records_of(run)) == 60
+
+
+@slow
+def test_server_that_refuses_calls_gets_no_more_than_it_bears_from_all_workers(tmp_path):
+    config = MockConfig(latency_seconds=0.05, rates={"rate_limit": 0.1, "server_error": 0.05})
+    with mock_process(config) as mock:
+        done = process(*options(mock, posts(tmp_path, 60), tmp_path / "run", *TWO), timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert mock.stats.max_in_flight <= CONCURRENCY
+    assert all(r["error"] is None for r in records_of(tmp_path / "run").values())
+
+
+@slow
+def test_every_call_is_told_to_whoever_listens(tmp_path):
+    plan = run_command.plan(run_command.RunRequest(task="reappraisal", limit=4))
+    calls, records = [], []
+    with plan.open(tmp_path / "run") as directory:
+        plan.execute(directory, Execution(workers=2), on_record=records.append, on_call=calls.append)
+    assert {record.id for record in records} == {call["example"] for call in calls}
+    assert len(calls) == sum(used.calls for record in records for used in record.usage.values())
+
+
+def test_model_file_is_not_loaded_once_a_worker():
+    with pytest.raises(UsageError, match=r"each would load gguf/m\.gguf"):
+        Execution(workers=2).check([LMSpec("gguf/m.gguf")])
+
+
+@slow
+def test_panel_judges_alike_with_workers(tmp_path):
+    assert spri("run", "reappraisal", "--limit", 4, "--run", tmp_path / "run")[0] == 0
+    shown = []
+    for how in ([], TWO):
+        panel = ["--judge", "generic", "--judge", "reappraisal", "--fresh", "--json"]
+        done = process("judge", tmp_path / "run", *panel, *how, timeout=120)
+        assert done.returncode == 0, done.stderr
+        shown.append(done.stdout)
+    assert shown[0] == shown[1]
