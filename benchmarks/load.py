@@ -4,6 +4,8 @@
 loopback server whose latencies are known, so that the shortest possible makespan is known too. With `--engine
 instant` it measures CPU time alone: SPRI through `run_bulk`, records, cache and all, beside a bare `dspy.Predict`
 with the same engine. Ratios within one run are what counts; the machine may be busy.
+
+`--workers 2` races this engine in one process and in two, `--lean` against a server that takes a tenth of the CPU time.
 """
 
 from __future__ import annotations
@@ -132,11 +134,17 @@ def bare_cpu_ms(count: int) -> float:
     return 1000 * asyncio.run(run()) / engine.calls
 
 
-def race(names: list[str], examples: int, slots: int, load: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each contestant in its own process against the same server; lock-step on a tenth, it takes ten times as long."""
+def race(
+    names: list[str], examples: int, slots: int, load: dict[str, Any], *, workers: int = 1, lean: bool = False
+) -> list[dict[str, Any]]:
+    """Each contestant in its own process against the same server; lock-step on a tenth, it takes ten times as long.
+
+    With several workers, this engine comes twice: in one process, and in so many.
+    """
     rows: list[dict[str, Any]] = []
-    with serving(load) as root:
-        for name in names:
+    entered = [(name, n) for name in names for n in sorted({1, workers if name == "engine" else 1})]
+    with serving(load, lean=lean) as root:
+        for name, n_workers in entered:
             count = max(24, examples // 10) if name == "lockstep" else examples
             _get(f"{root}/reset")
             command = [
@@ -147,6 +155,7 @@ def race(names: list[str], examples: int, slots: int, load: dict[str, Any]) -> l
                 f"{root}/v1",
                 str(count),
                 str(slots),
+                str(n_workers),
             ]
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=3000)
             if done.returncode:
@@ -154,7 +163,7 @@ def race(names: list[str], examples: int, slots: int, load: dict[str, Any]) -> l
                 rows.append({"contestant": name, "examples": count, "failed": last[:200]})
                 continue
             took, seen = json.loads(done.stdout.strip().splitlines()[-1]), _get(f"{root}/stats?slots={slots}")
-            rows.append(_row(name, count, took, seen))
+            rows.append(_row(name if n_workers == 1 else f"{name} x{n_workers}", count, took, seen))
     return rows
 
 
@@ -168,14 +177,16 @@ def _row(name: str, count: int, took: dict[str, float], seen: dict[str, Any]) ->
         "calls_per_second": round(seen["answered"] / took["seconds"], 1),
         "cpu_ms_per_call": round(1000 * took["cpu_seconds"] / seen["answered"], 3),
         "peak_mb": round(took["peak_mb"]),
+        "server_cpu_ms_per_call": round(1000 * seen["cpu_seconds"] / seen["answered"], 3),
         "most_in_flight": seen["most_in_flight"],
     }
 
 
 @contextmanager
-def serving(load: dict[str, Any]) -> Iterator[str]:
-    """The load server as a process of its own; its address."""
-    command = [sys.executable, "-m", "benchmarks.load_server", json.dumps(load)]
+def serving(load: dict[str, Any], *, lean: bool = False) -> Iterator[str]:
+    """The load server, or the lean one, as a process of its own; its address."""
+    module = "benchmarks.lean_server" if lean else "benchmarks.load_server"
+    command = [sys.executable, "-m", module, json.dumps(load)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         port = process.stdout.readline().strip()
@@ -216,6 +227,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--faults", action="store_true", help="5 %% 500s, 2 %% cut, 1 %% garbage, bursts of 429"
     )
+    parser.add_argument("--workers", type=int, default=1, help="race the engine with so many processes too")
+    parser.add_argument("--lean", action="store_true", help="a server of a tenth of the CPU time; no faults")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
@@ -228,7 +241,8 @@ def main(argv: list[str]) -> int:
     load: dict[str, Any] = {"latency": options.latency}
     if options.faults:
         load |= {"error_rate": 0.05, "cut_rate": 0.02, "garbage_rate": 0.01, "bursts": [[5, 6], [12, 13]]}
-    rows = race(names, options.examples or 2000, options.slots, load)
+    asked = (names, options.examples or 2000, options.slots, load)
+    rows = race(*asked, workers=options.workers, lean=options.lean)
     return _print({"slots": options.slots, "load": load, "contestants": rows}, options.json)
 
 

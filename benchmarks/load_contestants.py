@@ -2,7 +2,7 @@
 
 A contestant is a function of (url, examples, slots) that returns when every example is finished. Each runs in a
 process of its own, so that CPU time and memory are its own. `python -m benchmarks.load_contestants NAME URL EXAMPLES
-SLOTS` prints what it took as JSON.
+SLOTS [WORKERS]` prints what it took as JSON, processes that it started included.
 """
 
 from __future__ import annotations
@@ -12,12 +12,18 @@ import json
 import resource
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 import spri_dspy as spri
+from spri_dspy.commands.execution import Execution
 from spri_dspy.tasks import Example, make_example
 
 _GATE, _MOST = 4, 4
@@ -32,14 +38,19 @@ def examples_of(count: int) -> list[Example]:
     ]
 
 
-def engine(url: str, count: int, slots: int) -> None:
-    """This project: run_bulk with a run directory, cache and records."""
-    program = spri.SPRI(spri.load_task("reappraisal")).set_lms(base=f"hosted_vllm/m?api_base={url}")
+def spri_at(url: str) -> Any:
+    """The program that is raced."""
+    return spri.SPRI(spri.load_task("reappraisal")).set_lms(base=f"hosted_vllm/m?api_base={url}")
+
+
+def engine(url: str, count: int, slots: int, workers: int = 1) -> None:
+    """This project: a run directory, cache and records; in one process or in several."""
+    how, make = Execution(concurrency=slots, workers=workers), partial(spri_at, url)
     with (
         tempfile.TemporaryDirectory() as folder,
         spri.RunDir.create(Path(folder) / "run", {"task": "load"}) as run,
     ):
-        spri.run_bulk(program, examples_of(count), run, concurrency=slots)
+        how.run(make(), examples_of(count), run, make_program=make)
         finished = sum(1 for record in run.records() if record.ok)
     if finished != count:
         raise RuntimeError(f"{finished} of {count} examples finished")
@@ -165,20 +176,41 @@ def lockstep(url: str, count: int, slots: int) -> None:
 CONTESTANTS = {f.__name__: f for f in (engine, aiohttp_loop, dspy_native, dspy_litellm, lockstep)}
 
 
+class _Peak:
+    """The most memory that this process and those it started had together, looked at twice a second."""
+
+    def __init__(self) -> None:
+        self.mb = 0.0
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def _look(self) -> None:
+        here = psutil.Process()
+        while True:
+            found = 0
+            for process in (here, *here.children(recursive=True)):
+                with suppress(psutil.Error):
+                    found += process.memory_info().rss
+            self.mb = max(self.mb, found / 2**20)
+            time.sleep(0.5)
+
+
 def run_alone(argv: list[str]) -> int:
     """Run one contestant in this process; prints seconds, CPU seconds and peak memory."""
     name, url, count, slots = argv[0], argv[1], int(argv[2]), int(argv[3])
+    workers = int(argv[4]) if len(argv) > 4 else 1
     if name in ("engine", "dspy_native", "dspy_litellm"):
         import dspy  # noqa: F401 - importing is not part of the race
 
         if name == "dspy_litellm":
             import litellm  # noqa: F401
-    cpu, start = time.process_time(), time.monotonic()
-    CONTESTANTS[name](url, count, slots)
+    contestant = partial(engine, workers=workers) if name == "engine" else CONTESTANTS[name]
+    cpu, start, peak = time.process_time(), time.monotonic(), _Peak()
+    contestant(url, count, slots)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)  # those that have ended, and all have
     took = {
         "seconds": time.monotonic() - start,
-        "cpu_seconds": time.process_time() - cpu,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "cpu_seconds": time.process_time() - cpu + children.ru_utime + children.ru_stime,
+        "peak_mb": max(peak.mb, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
     sys.stdout.write(json.dumps(took) + "\n")
     return 0

@@ -14,6 +14,7 @@ import logging
 import random
 import re
 import sys
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,6 +77,7 @@ class Server:
         self.steps: defaultdict[int, int] = defaultdict(int)
         self.chains: defaultdict[int, float] = defaultdict(float)
         self.received = self.answered = self.cancelled = self.in_flight = self.most_in_flight = 0
+        self.cpu = time.process_time()
         self.began = asyncio.get_running_loop().time()
         self.faults, self.refusals = random.Random(self.load.seed), random.Random(self.load.seed)
 
@@ -112,7 +114,7 @@ class Server:
         finally:
             self.in_flight -= 1
         self.answered += 1
-        return web.Response(body=_answer(text), content_type="application/json")
+        return web.Response(body=answer_of(text), content_type="application/json")
 
     async def _stream(self, request: web.Request, text: str, seconds: float) -> web.StreamResponse:
         """The same answer in PIECES over the same time."""
@@ -153,6 +155,7 @@ class Server:
             "cancelled": self.cancelled,
             "in_flight": self.in_flight,
             "most_in_flight": self.most_in_flight,
+            "cpu_seconds": time.process_time() - self.cpu,
             "lower_bound_seconds": max(total / slots, longest),
         }
 
@@ -163,7 +166,8 @@ def answer_text(example: int, step: int, score: int) -> str:
     return _SECTIONS.replace("%s", f"step {step} of case {example}") + f"{verdict}\n\n[[ ## completed ## ]]"
 
 
-def _answer(text: str) -> bytes:
+def answer_of(text: str) -> bytes:
+    """A completion's body."""
     message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
     return json.dumps(
         {"id": "c", "object": "chat.completion", "model": "m", "choices": [message], "usage": _USAGE}

@@ -18,11 +18,12 @@ from spri_dspy.crew.driver import Crew, Hire, grouped
 from spri_dspy.crew.worker import Seat
 from spri_dspy.errors import BudgetSpent, UsageError
 from spri_dspy.event_loop import run_to_end
+from spri_dspy.lms.batches.collector import open_batches
 from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.cache import CallCache
 from spri_dspy.lms.leases import Treasury
 from spri_dspy.records import Record
-from spri_dspy.runs import CACHE, RunDir
+from spri_dspy.runs import BATCHES, CACHE, RunDir
 from spri_dspy.tasks.example import Example
 
 
@@ -71,7 +72,8 @@ class Job:
         """Those that are not finished, neighbours of one cluster together; None if there are none.
 
         Raises:
-            UsageError: dollars are limited and the price of an LM is not known.
+            UsageError: dollars are limited and the price of an LM is not known, or an earlier start left calls in
+                batches.
         """
         finished = self.run.finished(retry_errors=self.retry_errors)
         self.work = Work(None, self.run, finished, self.on_record, None)
@@ -79,12 +81,22 @@ class Job:
         first = next(groups, None)
         if first is None:
             return None
+        with closing(CallCache(self.folder)) as cache:
+            self._resume(cache)
+        return chain([first], groups)
+
+    def _resume(self, cache: CallCache) -> None:
+        """Count what earlier starts took, and refuse to pay for calls that are under way in a batch."""
+        lms = []
         if self.budget is not None:
             lms = lms_of(self.make_program()) if self.budget.max_usd is not None else []
             self.budget.check(lms)
-            with closing(CallCache(self.folder)) as cache:
-                self.budget.resume(cache.spent(), lms)
-        return chain([first], groups)
+            self.budget.resume(cache.spent(), lms)
+        if open_batches(self.run.path / BATCHES, None, cache, self.budget, lms) is not None:
+            raise UsageError(
+                f"calls of an earlier start are under way in batches of {self.run.path}: finish it in one process, "
+                "without --workers and --executor"
+            )
 
     def carry_out(
         self, hire: Hire, groups: Iterator[list[Example]], workers: int, *, has_shards: bool = False

@@ -1,0 +1,119 @@
+"""The load server at a tenth of its price: the same draws and counts, answers put together beforehand, no faults.
+
+Where several engine processes are measured on few cores, the server's own CPU time is part of the result; this one
+takes little of it and says how much. `python -m benchmarks.lean_server CONFIG_JSON` prints its port and serves until
+its standard input closes, as `benchmarks.load_server` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+import time
+from collections import defaultdict
+from typing import Any
+
+from benchmarks.load_server import Load, answer_of, answer_text
+
+_MARK = re.compile(rb"#(\d+)#")
+_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+
+
+class LeanServer:
+    """Answers, and counts them."""
+
+    def __init__(self, load: Load) -> None:
+        self.load = load
+        self._answers = {score: _http(answer_of(answer_text(0, 0, score))) for score in (3, 5)}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.steps: defaultdict[int, int] = defaultdict(int)
+        self.chains: defaultdict[int, float] = defaultdict(float)
+        self.received = self.answered = self.in_flight = self.most_in_flight = 0
+        self.cpu = time.process_time()
+
+    def take(self, body: bytes, transport: asyncio.Transport) -> None:
+        """Answer one call when its time has come."""
+        self.received += 1
+        marks = _MARK.findall(body)
+        example = int(marks[-1]) if marks else 0
+        step = self.steps[example]
+        self.steps[example] = step + 1
+        seconds, score = self.load.draw(example, step)
+        self.chains[example] += seconds
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        asyncio.get_running_loop().call_later(seconds, self._answer, transport, self._answers[score])
+
+    def _answer(self, transport: asyncio.Transport, answer: bytes) -> None:
+        self.in_flight -= 1
+        if not transport.is_closing():
+            self.answered += 1
+            transport.write(answer)
+
+    def stats(self, slots: int) -> dict[str, Any]:
+        """What was answered, what that took, and the shortest possible makespan for it with so many slots."""
+        total, longest = sum(self.chains.values()), max(self.chains.values(), default=0.0)
+        return {
+            "received": self.received,
+            "answered": self.answered,
+            "most_in_flight": self.most_in_flight,
+            "cpu_seconds": time.process_time() - self.cpu,
+            "lower_bound_seconds": max(total / slots, longest),
+        }
+
+
+class _Connection(asyncio.Protocol):
+    """One connection of HTTP/1.1, one request after the other."""
+
+    def __init__(self, server: LeanServer) -> None:
+        self._server, self._read = server, b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._read += data
+        while (end := self._read.find(b"\r\n\r\n") + 4) > 3:
+            found = _LENGTH.search(self._read, 0, end)
+            length = int(found[1]) if found else 0
+            if len(self._read) < end + length:
+                return
+            head, body = self._read[:end], self._read[end : end + length]
+            self._read = self._read[end + length :]
+            self._answer(head.split(b" ", 2)[1].decode(), body)
+
+    def _answer(self, path: str, body: bytes) -> None:
+        if path.startswith("/stats"):
+            slots = int(path.rpartition("slots=")[2] or 64)
+            self._transport.write(_http(json.dumps(self._server.stats(slots)).encode()))
+        elif path.startswith("/reset"):
+            self._server.reset()
+            self._transport.write(_http(b"{}"))
+        else:
+            self._server.take(body, self._transport)
+
+
+def _http(body: bytes) -> bytes:
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+async def serve(load: Load) -> None:
+    """Serve until standard input closes."""
+    server = LeanServer(load)
+    loop = asyncio.get_running_loop()
+    listening = await loop.create_server(lambda: _Connection(server), "127.0.0.1", 0, backlog=1024)
+    sys.stdout.write(f"{listening.sockets[0].getsockname()[1]}\n")
+    sys.stdout.flush()
+    await loop.run_in_executor(None, sys.stdin.read)
+    listening.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(Load(**json.loads(sys.argv[1]))))
