@@ -193,7 +193,7 @@ class RunDir:
         assert self._out is not None, "the run is not open for writing"
         self.check_there()
         append_line(self._out, record.to_json(), self.path / RECORDS)
-        if self._ends is not None:
+        if self._ends is not None and self._ends.stamp is None:
             self._ends.add(record.id, ok=record.ok)
 
     def check_there(self) -> None:
@@ -239,10 +239,11 @@ class RunDir:
         return ends.n_finished, ends.n_failed
 
     def _read_ends(self) -> _Ends:
-        """The line of each example's last record. Read once by the one who writes the run."""
-        if self._ends is not None:
+        """The line of each example's last record. Read once by the one who writes, by others when the file changes."""
+        now = None if self._out is not None else _stamp(self.path / RECORDS)
+        if self._ends is not None and self._ends.stamp == now:
             return self._ends
-        ends = _Ends()
+        ends = _Ends(now)
         for number, line in self._lines():
             ends.n_lines = number
             found = _id_and_success(line)
@@ -254,8 +255,7 @@ class RunDir:
                     "%s, line %d cannot be read; its example counts as not finished",
                     *(self.path / RECORDS, number),
                 )
-        if self._out is not None:
-            self._ends = ends
+        self._ends = ends
         return ends
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
@@ -352,10 +352,12 @@ class _Ends:
         lines: the number of its line by the example's id, negative if the example failed.
         n_lines: of the file.
         n_finished, n_failed: examples with a record, and those whose last one is a failure.
+        stamp: of the file when it was read; None of the one who writes it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stamp: tuple[int, ...] | None) -> None:
         self.lines, self.n_lines, self.n_finished, self.n_failed = IdTable(), 0, 0, 0
+        self.stamp = stamp
 
     def add(self, name: str, *, ok: bool, number: int | None = None) -> None:
         """A further record of an example, in the next line if no number is given."""
@@ -364,6 +366,15 @@ class _Ends:
         self.n_finished += before == 0
         self.n_failed += (not ok) - (before < 0)
         self.lines[name] = self.n_lines if ok else -self.n_lines
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written; () if it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class Finished(Set[str]):
