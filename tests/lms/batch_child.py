@@ -80,4 +80,6 @@ if __name__ == "__main__":
     elif stage != "never":
         die_at(stage, int(nth))
     batch = settings(dialect) if dialect != "live" else None
-    spri.run_bulk(program(lm), examples(int(count)), run, batch=batch)
+    most = os.environ.get("MAX_CALLS")
+    budget = spri.Budget(max_calls=int(most)) if most else None
+    spri.run_bulk(program(lm), examples(int(count)), run, batch=batch, budget=budget)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from spri_dspy.lms.batches import store
 from spri_dspy.lms.batches.settings import BatchSettings, check_batch
 from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.spec import parse_lm
-from tests.command import assert_refused
+from tests.command import MAIN, assert_refused
 from tests.command import spri as spri_command
 from tests.lms.batch_parts import batch_server, examples, lm_of, program, records, settings
 
@@ -67,7 +68,7 @@ def test_records_and_requests_are_those_of_live_calls(tmp_path, dialect):
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_whatever_goes_wrong_records_are_those_of_live_calls_and_nothing_is_paid_twice(tmp_path, dialect):
     rates = {"error_rate": 0.06, "miss_rate": 0.04, "late_rate": 0.04, "double_rate": 0.2}
-    faults = {"refuse": [1], "lose": [3], "expire": [4], "expire_whole": [2], "limit": [5]}
+    faults = {"refuse": [1], "lose": [2], "expire": [4], "expire_whole": [2], "limit": [5]}
     with batch_server(seconds=0.1, **rates, **faults) as server:
         summary, said = in_batches(server, tmp_path / "batched", 16, dialect, attempts=9)
         assert (summary.done, summary.failed) == (16, 0)
@@ -250,6 +251,35 @@ def test_two_runs_at_one_provider_keep_to_their_own_batches(tmp_path, dialect):
         assert records(tmp_path / "a") == records(tmp_path / "b")
         sent = [{store._read(p).batch_id for p in (tmp_path / n / "batches").glob("*.json")} for n in "ab"]
         assert not sent[0] & sent[1]
+
+
+@pytest.mark.slow
+def test_calls_that_wait_in_a_batch_count_against_the_budget_of_a_restart(tmp_path, monkeypatch):
+    monkeypatch.setenv("MAX_CALLS", "20")
+    with batch_server(seconds=0.5) as server:
+        for stage in ("status 4", "created 3", "never 1"):
+            process = child(server, 12, tmp_path / "run", "openai", *stage.split())
+            _, said = process.communicate(timeout=60)
+            assert process.returncode == (1 if stage == "never 1" else -9), said
+        assert "the budget of 20 LM calls is spent" in said
+        assert server.stats["paid"] == server.stats["distinct"] == 20
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_run_that_waits_and_the_same_command_goes_on(tmp_path):
+    with batch_server(seconds=4.0) as server:
+        where = ["--run", tmp_path / "run", "--lm", f"base={lm_of(server)}"]
+        options = ["run", "reappraisal", "--limit", "2", *where, "--batch", "openai?settle=0.1&poll=0.05"]
+        command = [sys.executable, "-c", MAIN, *map(str, options)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            assert "batch 1: 2 requests" in process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            said = process.communicate(timeout=10)[1]
+        assert process.returncode == 130
+        assert said.endswith("spri: interrupted; the same command goes on where it stopped\n"), said
+        time.sleep(4.0)
+        spri_command(*options, "--max-calls", "2")
+        assert (server.stats["paid"], server.stats["batches"]) == (2, [2])
 
 
 KILLS = [

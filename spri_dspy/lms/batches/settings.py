@@ -45,7 +45,7 @@ class BatchSettings:
         targets: "openai", "anthropic", or an address.
         discount: what part of the live price a call in a batch does not cost, from 0 to 1.
         attempts: batches that a call may fail in before it is made live, at the live price.
-        window: examples that are open at most; memory grows with them by about 45 kB each.
+        window: examples that are open at most; memory grows with them by about 50 kB each.
         requests: in one batch at most, None for as many as the provider takes.
         settle: seconds without a new call after which all examples are taken to wait, and the batch is sent.
         poll: seconds before a batch is looked at for the first time; then ever more rarely, once a minute in the end.
