@@ -38,9 +38,10 @@ def run_once(data: Path, folder: Path) -> dict[str, Any]:
     program = spri.SPRI(task).set_lms(base=lm)
     start = time.monotonic()
     with spri.RunDir.create(folder, {"task": "scale"}) as run:
-        summary = spri.run_bulk(program, task.examples(data), run, concurrency=64)
+        examples = task.examples(data, finished=run.finished())  # as the command reads data that it knows
+        summary = spri.run_bulk(program, examples, run, concurrency=64)
         seconds = time.monotonic() - start
-        finished = len(run.finished())
+        finished, _ = run.counts
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "done": summary.done,

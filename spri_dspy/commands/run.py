@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
@@ -88,21 +88,24 @@ class RunPlan:
 
     Attributes:
         program: gets its LMs when the run is opened.
-        source: reads the examples anew, as the program is to see them.
+        source: reads the examples anew, as the program is to see them; given ids that are finished, those may come
+            without their inputs.
         specs: LMs by role; the judge's is only noted for later.
         total: how many examples there are.
         characters: in all inputs together, for the forecast.
         manifest: what the run directory will say.
+        was_checked: this very data was read and checked when the run began.
     """
 
     request: RunRequest
     task: Task
     program: Any
-    source: Callable[[], Iterator[Example]]
+    source: Callable[..., Iterator[Example]]
     specs: Mapping[str, LMSpec]
     total: int
     characters: int
     manifest: dict[str, Any]
+    was_checked: bool = False
 
     @property
     def lms(self) -> dict[str, LMSpec]:
@@ -164,7 +167,8 @@ class RunPlan:
         make = partial(make_program, self.request)
         how = how or Execution()
         told = {"on_record": on_record, "on_call": on_call}
-        return how.run(self.program, self.source(), directory, make_program=make, **told)
+        finished = directory.finished(retry_errors=how.retry_errors) if self.was_checked else ()
+        return how.run(self.program, self.source(finished), directory, make_program=make, **told)
 
     def records(self, directory: RunDir) -> Iterator[Record]:
         """The finished records of what is asked, in the order of the input where they are few enough to sort."""
@@ -210,7 +214,7 @@ def plan(request: RunRequest, run: str | Path | None = None) -> RunPlan:
     if leaks:
         manifest["leaks"] = [str(leak) for leak in leaks[:20]]
     manifest["input"] |= {"examples": total, "characters": characters, "limit": request.limit}
-    return RunPlan(request, task, program, source, specs, total, characters, manifest)
+    return RunPlan(request, task, program, source, specs, total, characters, manifest, known is not None)
 
 
 def _check_request(request: RunRequest, task: Task) -> None:
@@ -264,18 +268,22 @@ def _give_lms(program: Any, specs: Mapping[str, LMSpec], seed: int) -> Any:
     return program.set_lms(**used)
 
 
-def _source(task: Task, request: RunRequest, program: Any) -> Callable[[], Iterator[Example]]:
+def _source(task: Task, request: RunRequest, program: Any) -> Callable[..., Iterator[Example]]:
     """Examples as the program is to see them: with the labels it may see, and with rubrics that were given."""
     shown = tuple(getattr(program, "label_inputs", ()))
     rubrics = _given_rubrics(task, request.rubrics)
-    if request.text is not None:
-        examples = [task.example_of(**{**request.inputs, "id": "text", task.text_input: request.text})]
-        read = lambda: iter(examples)  # noqa: E731 - one of two sources of the same kind
-    else:
-        read = lambda: islice(task.examples(request.data, columns=request.columns), request.limit)  # noqa: E731
+    given = request.text
+    row = {**request.inputs, "id": "text", task.text_input: given}
+
+    def read(finished: Container[str] = ()) -> Iterator[Example]:
+        if given is not None:
+            return iter([task.example_of(**row)])
+        found = task.examples(request.data, columns=request.columns, finished=finished)
+        return islice(found, request.limit)
+
     if not shown and rubrics is None:
         return read
-    return lambda: (_completed(example, shown, rubrics) for example in read())
+    return lambda finished=(): (_completed(example, shown, rubrics) for example in read())
 
 
 def _completed(example: Example, shown: tuple[str, ...], rubrics: Mapping[str, Any] | None) -> Example:

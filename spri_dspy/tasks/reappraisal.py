@@ -78,6 +78,7 @@ def task() -> Task:
         stages=Stages.build(INPUTS, goal=("aim",), wording=_WORDING),
         seeds=tuple(_seed(row) for row in package_rows("seeds/reappraisal.jsonl")),
         read_row=read_row,
+        is_one_a_row=True,
         text_input="post",
         built_in=package_file("examples/reappraisal.jsonl"),
         group_of=lambda inputs: _dimension_of_aim().get(inputs.get("aim", GENERAL_AIM)),

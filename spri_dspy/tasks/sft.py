@@ -43,6 +43,7 @@ def task() -> Task:
         stages=Stages.build(INPUTS, wording=_WORDING),
         seeds=tuple(_seed(row) for row in package_rows("seeds/sft.jsonl")),
         read_row=read_row,
+        is_one_a_row=True,
         text_input="instruction",
         built_in=package_file("examples/sft.jsonl"),
         hub=HUB,

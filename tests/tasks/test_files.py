@@ -235,3 +235,19 @@ def test_columns_that_are_not_needed_stand_empty_in_their_row(task, tmp_path):
     path = written(tmp_path / "p.parquet", [{"post": "x", "other": "y"}])
     assert [row for *_, row in read_rows(path, needed=("post",))] == [{"post": "x", "other": None}]
     assert [row for *_, row in read_rows(path)] == [{"post": "x", "other": "y"}]
+
+
+def test_examples_that_are_finished_keep_their_ids_and_places_and_need_no_reading(tmp_path):
+    path = tmp_path / "posts.jsonl"
+    rows = [
+        {"id": "a", "post": "I lost.", "dimension": "self-responsibility"},
+        {"id": "b", "post": "I won."},
+        {"id": "a", "post": "I lost.", "dimension": "problem-focused_coping"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = spri.load_task("reappraisal")
+    whole = list(task.examples(path))
+    assert [e.id for e in whole][:2] == ["a", "b"] and whole[2].id.startswith("a/")
+    again = list(task.examples(path, finished={"a", "b"}))
+    assert [e.id for e in again] == [e.id for e in whole]
+    assert not again[0].input_values and again[2].input_values == whole[2].input_values
