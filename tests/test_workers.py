@@ -1,5 +1,6 @@
 """One run by several workers: the same records, whichever of them dies on the way, and no call paid twice for it."""
 
+import asyncio
 import importlib.util
 import json
 import os
@@ -14,10 +15,14 @@ import pytest
 
 from spri_dspy.commands import run as run_command
 from spri_dspy.commands.execution import Execution
+from spri_dspy.crew.processes import hire
+from spri_dspy.crew.worker import Seat
 from spri_dspy.errors import UsageError
 from spri_dspy.lms.cache import CallCache
 from spri_dspy.lms.spec import LMSpec
+from spri_dspy.program import SPRI
 from spri_dspy.runs import CALLS, RunDir
+from spri_dspy.tasks import load_task
 from tests.command import MAIN, assert_refused, process, spri, write
 from tests.servers.fixtures import mock_process
 from tests.servers.openai_mock import MockConfig
@@ -317,6 +322,19 @@ def test_workers_end_with_their_driver(tmp_path, number):
             assert said == "spri: interrupted; the same command goes on where it stopped\n"
         finish(command(*options(mock, data, run, *TWO)))
     assert len(records_of(run)) == 60
+
+
+def test_worker_ends_as_soon_as_it_is_not_needed(tmp_path):
+    async def last():
+        async with hire(
+            Seat(lambda: SPRI(load_task("sft")).set_lms(base="offline"), str(tmp_path), False, 1, 1, [])
+        ) as link:
+            await link.open()
+            began = time.monotonic()
+        return time.monotonic() - began
+
+    with closing(CallCache(tmp_path)):
+        assert asyncio.run(last()) < 1
 
 
 @slow

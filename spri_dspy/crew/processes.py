@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from typing import NoReturn
 
 from spri_dspy.bulk import Summary
@@ -75,12 +75,15 @@ async def hire(seat: Seat) -> AsyncGenerator[_Process]:
     try:
         yield _Process(process, reader, writer, cloudpickle.dumps(seat))
     finally:
-        writer.close()
-        until = time.monotonic() + _GRACE_SECONDS
-        while process.poll() is None and time.monotonic() < until:
-            time.sleep(0.005)
-        process.kill()
-        process.wait()
+        writer.close()  # once the loop has a turn
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_GRACE_SECONDS):
+                    while process.poll() is None:
+                        await asyncio.sleep(0.01)
+        finally:
+            process.kill()
+            process.wait()
 
 
 _START = (
