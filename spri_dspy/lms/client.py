@@ -31,7 +31,7 @@ import dspy
 from dspy.clients._deprecation import adapter_message_call
 from dspy.utils.exceptions import LMProviderError
 
-from spri_dspy.errors import CallError, PrerequisiteError
+from spri_dspy.errors import CallError, PrerequisiteError, UsageError
 from spri_dspy.lms.bodies import MAX_BODY, MAX_BODY_MB
 from spri_dspy.lms.concurrency import is_refusal
 from spri_dspy.lms.failures import failure_kind, name_model, no_connection, own_error
@@ -98,6 +98,11 @@ class ScopedLM(dspy.LM):
         scope = current_scope()
 
         def attempt() -> Any:
+            if scope.batches is not None and scope.batches.collects:
+                raise UsageError(
+                    f"the program calls {self._name} synchronously, which no batch carries: use acall in its aforward, "
+                    "or leave the batch out"
+                )
             while True:
                 lm = self._well()
                 surroundings = self._others(lm), lm.health.watch(), _metered(scope, self)

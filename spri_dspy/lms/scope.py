@@ -72,6 +72,8 @@ class Retry:
 class Batches(Protocol):
     """What makes calls in batches; see `lms.batches.collector.Batches`."""
 
+    collects: bool
+
     async def call(
         self, lm: Any, key: str, ask: Callable[[], Awaitable[Any]], live: Callable[[], Awaitable[Any]]
     ) -> Any:

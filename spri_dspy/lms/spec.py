@@ -283,8 +283,12 @@ def load_lm(text: str | LMSpec | dspy.LM) -> dspy.LM:
     return make_lm(parse_lm(text) if isinstance(text, str) else text)
 
 
-def check_address(address: str) -> str:
+def check_address(address: str, name: str = "api_base") -> str:
     """The address without a slash at its end; what looks like a token in its path is kept out of texts from now on.
+
+    Args:
+        address: what was given.
+        name: of the option that it was given for.
 
     Raises:
         UsageError: it is no http(s) address, or holds more than a host, a port and a path.
@@ -296,12 +300,10 @@ def check_address(address: str) -> str:
         is_address, parts = False, urlsplit("")
     shown = redact(re.split("[?#]", address.rpartition("@")[2])[0])
     if not is_address:
-        raise UsageError(
-            f"api_base must be an http(s) address such as http://localhost:8000/v1, not {shown!r}"
-        )
+        raise UsageError(f"{name} must be an http(s) address such as http://localhost:8000/v1, not {shown!r}")
     if re.search("[@?#]", address):
         raise UsageError(
-            f"an api_base is an address alone, without user name, password or query: leave out what is before or after "
+            f"{name} is an address alone, without user name, password or query: leave out what is before or after "
             f"{shown!r}, put a key into the environment and name its variable: key_env=NAME"
         )
     for part in parts.path.split("/"):

@@ -347,6 +347,7 @@ def test_run_killed_at_any_moment_pays_for_each_call_once(tmp_path):
         ("openai?speed=1", "openai/gpt-4o-mini", "known: attempts"),
         ("openai?discount=2", "openai/gpt-4o-mini", "from 0 to 1"),
         ("openai?attempts=x", "openai/gpt-4o-mini", "whole number"),
+        ("http://h:99999/v1", "hosted_vllm/m?api_base=http://h/v1", "--batch must be an http"),
         ("http://u:p@h/v1", "hosted_vllm/m?api_base=http://h/v1", "without user name"),
     ],
 )

@@ -132,7 +132,7 @@ def test_refusals_never_show_a_password(text):
     ],
 )
 def test_addresses_with_credentials_or_a_query_are_refused_for_every_provider(provider, address):
-    with pytest.raises(spri.UsageError, match="an api_base is an address alone") as refused:
+    with pytest.raises(spri.UsageError, match="api_base is an address alone") as refused:
         parse_lm(f"{provider}/m?api_base={address}")
     assert "secret" not in str(refused.value)
 

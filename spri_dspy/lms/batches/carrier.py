@@ -9,12 +9,18 @@ knows batches and their API; it knows no call.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from spri_dspy.errors import PrerequisiteError
 from spri_dspy.lms.batches.api import BatchAPI, Busy, NotKnown, NotYet
 from spri_dspy.lms.batches.news import News
 from spri_dspy.lms.batches.store import Batch, BatchStore
+
+T = TypeVar("T")
 
 LONGEST_POLL, LONGEST_WAIT = 60.0, 300.0
 """Seconds between two looks at a batch at most, and between two attempts to send one."""
@@ -55,12 +61,10 @@ async def _submit(batch: Batch, api: BatchAPI, store: BatchStore, news: News) ->
                 batch.batch_id = await _find(batch, api, store)
             if batch.batch_id is None:
                 if batch.file_id is None:
-                    batch.file_id = await asyncio.to_thread(api.upload, path)
+                    batch.file_id = await _beside(api.upload, path)
                 batch.sent = time.time()
                 store.save(batch)
-                batch.batch_id = await asyncio.to_thread(
-                    api.create, path, batch.file_id, batch.tag, batch.endpoint
-                )
+                batch.batch_id = await _beside(api.create, path, batch.file_id, batch.tag, batch.endpoint)
             store.save(batch)
         except (Busy, OSError) as busy:
             if isinstance(busy, Busy) and busy.is_refusal:
@@ -77,11 +81,11 @@ async def _submit(batch: Batch, api: BatchAPI, store: BatchStore, news: News) ->
 async def _find(batch: Batch, api: BatchAPI, store: BatchStore) -> str | None:
     known = {b.batch_id for b in store.batches if b.batch_id}
     where = batch.tag, batch.file_id, batch.sent or 0.0, batch.n, known
-    found = await asyncio.to_thread(api.find, *where)
+    found = await _beside(api.find, *where)
     left = (batch.sent or 0.0) + APPEARS_WITHIN - time.time()
     if found is None and left > 0:
         await asyncio.sleep(left)
-        found = await asyncio.to_thread(api.find, *where)
+        found = await _beside(api.find, *where)
     return found
 
 
@@ -92,13 +96,13 @@ async def _wait(batch: Batch, api: BatchAPI, store: BatchStore, news: News, poll
         await asyncio.sleep(wait)
         wait = min(1.3 * wait, LONGEST_POLL)
         try:
-            status = await asyncio.to_thread(api.status, batch.batch_id or "")
+            status = await _beside(api.status, batch.batch_id or "")
             reach = _Reach()
             news.looked(batch, status.done)
             if not status.ended:
                 continue
             if status.failed is None:
-                await asyncio.to_thread(store.receive, batch, api, status.files)
+                await _beside(store.receive, batch, api, status.files)
                 continue
         except NotKnown as error:
             raise PrerequisiteError(
@@ -115,6 +119,28 @@ async def _wait(batch: Batch, api: BatchAPI, store: BatchStore, news: News, poll
         batch.batch_id = batch.sent = None
         store.save(batch)
         return
+
+
+async def _beside(work: Callable[..., T], *args: Any) -> T:
+    """Run work in a thread that nobody waits for once the run is interrupted: a server may hold it for a minute."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def end(tell: Callable[[Any], None], outcome: Any) -> None:
+        if not done.cancelled():
+            tell(outcome)
+
+    def run() -> None:
+        tell: Callable[[Any], None] = done.set_result
+        try:
+            outcome: Any = work(*args)
+        except Exception as error:  # whatever it is, it is for who waits
+            tell, outcome = done.set_exception, error
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(end, tell, outcome)
+
+    threading.Thread(target=run, name="batch", daemon=True).start()
+    return await done
 
 
 class _Reach:

@@ -45,6 +45,9 @@ class Batches:
         budget: the run's; calls that wait in batches of earlier starts count as begun.
         lms: the run's, for their prices.
         say: told what happens, a line each.
+
+    Attributes:
+        collects: whether new calls go into batches.
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class Batches:
         say: Callable[[str], None] | None = None,
     ) -> None:
         self.settings = settings or BatchSettings(())
-        self._collects, self._cache, self._budget = settings is not None, cache, budget
+        self.collects, self._cache, self._budget = settings is not None, cache, budget
         self._store, self._news = BatchStore(folder), News(say or logger.info)
         self._waiting: dict[str, asyncio.Future[Answer | None]] = {}
         self._tries: dict[str, int] = {}
@@ -79,7 +82,7 @@ class Batches:
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing to wait for, and nothing to collect."""
-        return not self._collects and not self._known
+        return not self.collects and not self._known
 
     def window_of(self, program: Any) -> int:
         """How many examples to have open: no more than `--max-calls` pays for, or all would end half done."""
@@ -128,7 +131,7 @@ class Batches:
             live: makes it without a batch.
         """
         is_known = key in self._known
-        if not is_known and (not self._collects or self._tries.get(key, 0) >= self.settings.attempts):
+        if not is_known and (not self.collects or self._tries.get(key, 0) >= self.settings.attempts):
             return await live()
         if is_known and self._budget is not None:
             self._budget.calls -= 1  # it was counted when it was found
@@ -178,13 +181,13 @@ class Batches:
                 self._tries.pop(key, None)
                 return answer.status, answer.body
             self._tries[key] = self._tries.get(key, 0) + 1
-            if self._tries[key] >= self.settings.attempts or not self._collects:
+            if self._tries[key] >= self.settings.attempts or not self.collects:
                 self._tries[key] = self.settings.attempts
                 return 503, b'{"error":{"message":"no batch brought an answer"}}'
 
     def _group(self, lm: Any, key: str, request: Any) -> str:
         """The name of the batches that a request may go into: one model, one address, one key."""
-        stated = self.settings.target_of(lm.spec) if self._collects else None
+        stated = self.settings.target_of(lm.spec) if self.collects else None
         what = f"{lm.spec.model} {lm.spec.options.get('key_env')} {request.url} {stated}"
         name = hashlib.sha256(what.encode()).hexdigest()[:12]
         if stated is None:  # the batch API is that of the batch which is waited for

@@ -71,7 +71,7 @@ class BatchSettings:
         for target in targets:
             if target not in PROVIDERS and "://" not in target:
                 raise UnknownNameError("batch API", target, PROVIDERS, "Or http://HOST:PORT/v1 of a server")
-            if "://" in target and redact(check_address(target)) != target:
+            if "://" in target and redact(check_address(target, "--batch")) != target:
                 raise UsageError(
                     "--batch takes an address without a password or token; keys are the LM's own"
                 )

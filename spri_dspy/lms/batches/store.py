@@ -174,7 +174,9 @@ class BatchStore:
     def receive(self, batch: Batch, api: BatchAPI, files: tuple[str, ...]) -> None:
         """Fetch the results of an ended batch line by line, and count what they took."""
         path = self.path(batch, "results.jsonl")
-        partial = path.with_name(f"{path.name}.partial")
+        partial = path.with_name(
+            f"{path.name}.{secrets.token_hex(4)}.partial"
+        )  # an interrupted start may still write
         batch.answered = batch.tokens_in = batch.tokens_out = 0
         left = 2 * batch.n + 1000  # lines: an endless file ends here
         try:

@@ -1,0 +1,45 @@
+"""Runs in batches that are stopped: by Ctrl-C, and for programs that no batch carries."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+import spri_dspy as spri
+from tests.command import MAIN
+from tests.lms.batch_parts import batch_server, examples, lm_of, settings
+
+
+def test_interrupt_ends_a_run_at_once_though_the_batch_api_never_answers(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        api = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        where = ["--run", tmp_path / "run", "--lm", f"base=hosted_vllm/m?api_base={api}", "--limit", "2"]
+        command = [sys.executable, "-c", MAIN, "run", "reappraisal", *where, "--batch", f"{api}?settle=0.1"]
+        with subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True) as child:
+            silent.settimeout(60)
+            with silent.accept()[0]:
+                time.sleep(0.2)
+                child.send_signal(signal.SIGINT)
+                try:
+                    assert child.wait(timeout=10) == 130
+                finally:
+                    child.kill()
+            assert child.stderr.read() == "spri: interrupted; the same command goes on where it stopped\n"
+
+
+def test_program_that_calls_its_lm_synchronously_is_refused(tmp_path, monkeypatch):
+    class Blocking(spri.SPRI):
+        async def acall(self, **inputs):
+            return self(**inputs)
+
+    with batch_server(seconds=0.0) as server:
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-test-4f9a1c77d2")
+        lm = lm_of(server)
+        blocking = Blocking(spri.load_task("reappraisal")).set_lms(base=lm, critic=lm)
+        with pytest.raises(spri.UsageError, match=r"no batch carries.*acall"):
+            spri.run_bulk(blocking, examples(2), tmp_path / "run", batch=settings("openai"))
+        assert server.stats["paid"] == 0
+        assert spri.run_bulk(blocking, examples(2), tmp_path / "run").done == 2
