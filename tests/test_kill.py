@@ -15,7 +15,7 @@ from tests.servers.openai_mock import MockConfig
 
 SPRI = [sys.executable, "-c", "from spri_dspy.cli import main; main()"]
 CONCURRENCY = 4
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 180
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from tests.servers.fixtures import mock_process
 from tests.servers.openai_mock import MockConfig
 from tests.test_kill import assert_whole, finish, n_lines, posts, start, uninterrupted
 from tests.test_kill import command as quiet_command
+from tests.test_workers import worker_processes
 
 __all__ = ["posts"]
 
@@ -51,6 +52,41 @@ def test_run_killed_twenty_times_has_every_example_once_and_pays_for_few_calls_t
             progress.append(n_lines(run))
         printed, said = finish(command(mock, data, run))
         assert len(set(progress)) > KILLS / 3, progress
+        assert "finished before" in said
+        assert_whole(run, printed, COUNT)
+        assert {row["id"]: row["outputs"] for row in printed} == outputs
+        stats = mock.stats
+        assert set(stats.answered) == set(expected)
+        assert stats.received <= expected.total() + KILLS * CONCURRENCY
+
+
+def kill_a_worker_then_the_driver(arguments, mock, rng):
+    """Start with workers, and kill one of them and then the driver, each once so many answers have come."""
+    with start(arguments) as process:
+        for is_driver in (False, True):
+            answers, until = mock.stats.n_answered + rng.randint(1, 60), time.monotonic() + 60
+            while process.poll() is None and time.monotonic() < until and mock.stats.n_answered < answers:
+                time.sleep(0.01)
+            assert process.poll() is None, "it had finished before the kill"
+            workers = worker_processes(process)
+            assert workers, "answers came, but no worker is there"
+            victim = process if is_driver else rng.choice(workers)
+            victim.kill()
+        return process.wait()
+
+
+@pytest.mark.slow
+def test_workers_and_drivers_killed_twenty_times_leave_every_example_once_and_few_calls_paid_twice(
+    tmp_path, posts
+):
+    rng = random.Random(21)
+    data, run = posts(COUNT), tmp_path / "run"
+    with mock_process(MockConfig(latency_seconds=0.08, latency_sigma=0.8, accept=0.6)) as mock:
+        expected, outputs = uninterrupted(mock, data, tmp_path / "whole", COUNT)
+        arguments = [*command(mock, data, run), "--workers", "2"]
+        for _ in range(KILLS // 2):
+            assert kill_a_worker_then_the_driver(arguments, mock, rng) == -9
+        printed, said = finish(arguments)
         assert "finished before" in said
         assert_whole(run, printed, COUNT)
         assert {row["id"]: row["outputs"] for row in printed} == outputs

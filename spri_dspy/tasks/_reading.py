@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from spri_dspy.errors import DataError
 
 ROW_BYTES = 16_000_000
@@ -106,16 +108,23 @@ def _lines(file: io.BufferedIOBase, shown: str) -> Rows:
         if not line.strip():
             continue
         try:
-            text = line.decode("utf-8-sig").rstrip()
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{place}: not UTF-8 text ({error.reason} at byte {error.start}); save the file as UTF-8"
-            ) from None
-        try:
-            row = _DECODER.decode(text)
-        except (ValueError, RecursionError) as error:
-            raise _no_json(place, error) from None
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError:  # what else Python's own reads, or a mistake to be named
+            row = _decoded(line, place)
         yield f"line {number}", number, _checked(place, row)
+
+
+def _decoded(line: bytes, place: str) -> Any:
+    try:
+        text = line.decode("utf-8-sig").rstrip()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{place}: not UTF-8 text ({error.reason} at byte {error.start}); save the file as UTF-8"
+        ) from None
+    try:
+        return _DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise _no_json(place, error) from None
 
 
 def _array(file: io.BufferedIOBase, shown: str) -> Rows:
