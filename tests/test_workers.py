@@ -357,6 +357,12 @@ def test_every_call_is_told_to_whoever_listens(tmp_path):
     assert len(calls) == sum(used.calls for record in records for used in record.usage.values())
 
 
+def test_more_workers_than_the_machine_bears_are_refused(tmp_path):
+    found = spri("run", "reappraisal", "--run", tmp_path / "run", "--workers", 1000, "--concurrency", 1000)
+    assert_refused(found, 2, "--workers 1000", "at most")
+    assert not (tmp_path / "run").exists()
+
+
 def test_model_file_is_not_loaded_once_a_worker():
     with pytest.raises(UsageError, match=r"each would load gguf/m\.gguf"):
         Execution(workers=2).check([LMSpec("gguf/m.gguf")])

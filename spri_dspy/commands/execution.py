@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -89,7 +90,17 @@ class Execution:
         return self.executor != "local" or (self.workers or 1) > 1
 
     def _check_shareable(self, lms: Iterable[Any]) -> None:
-        """Refuse an LM that lives in the process: each worker would hold it once more, for the same processors."""
+        """Refuse more processes than this machine bears, and an LM that lives in the process.
+
+        Each worker would hold such an LM once more, for the same processors.
+        """
+        processors = os.cpu_count() or 1
+        most = max(16, 4 * processors)
+        if (self.workers or 1) > most:
+            raise UsageError(
+                f"--workers {self.workers}: this machine has {processors} processors, and each worker takes 200 MB; "
+                f"{most} at most, and more than {processors} hardly help"
+            )
         for lm in lms:
             if getattr(lm, "prefix", None) == "gguf":
                 raise UsageError(
