@@ -168,6 +168,7 @@ def judge(
     max_calls: options.MaxCalls = None,
     max_tokens: options.MaxTokens = None,
     max_usd: options.MaxUsd = None,
+    batch: options.Batch = None,
     workers: options.Workers = None,
     track: options.Track = None,
     json_out: options.Json = False,
@@ -179,7 +180,7 @@ def judge(
     """Judge the answers of a run with an LM, and say what the numbers come to. The same command again resumes."""
     from spri_dspy.commands import judge as command
     from spri_dspy.commands.ending import execute_watched
-    from spri_dspy.commands.execution import Execution, budget_of
+    from spri_dspy.commands.execution import Execution, batch_of, budget_of
     from spri_dspy.integrations.mlflow import tracked, tracker_of
 
     silence_dspy()
@@ -196,6 +197,7 @@ def judge(
         retry_errors=retry_errors,
         keep_calls=keep_calls,
         budget=budget_of(max_calls, max_tokens, max_usd),
+        batch=batch_of(batch),
         workers=workers,
     )
     if ablate:
@@ -210,7 +212,7 @@ def judge(
     plan = command.plan(request)
     how.check(plan.lms)
     if dry_run:
-        return _print_forecast(plan.forecast(), json_out)
+        return _print_forecast(how.priced(plan.forecast()), json_out)
     tracker = tracker_of(track)
     with plan.open(fresh=fresh) as directory, tracked(tracker, directory):
         ended = execute_watched(plan, directory, how, tracker=tracker)

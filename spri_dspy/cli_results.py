@@ -215,7 +215,7 @@ def ablate(
     if gate is not None:
         command.check_gate(plan)
     if dry_run:
-        forecast = plan.forecast()
+        forecast = how.priced(plan.forecast())
         return print_json(forecast.to_json()) if json_out else print_lines(forecast.lines())
     judged: dict[str, RunDir] = {}
     failed = 0

@@ -400,3 +400,16 @@ def test_command_runs_in_batches_and_throws_them_away_when_it_is_to(tmp_path):
         assert server.stats["paid"] == 2 * calls
         sent = (tmp_path / "run" / "batches").glob("*.json")
         assert sum(store._read(path).n for path in sent) == calls
+
+
+def test_judge_works_in_batches(tmp_path):
+    with batch_server(seconds=0.0) as server:
+        lm = lm_of(server)
+        run = tmp_path / "run"
+        assert spri_command("run", "reappraisal", "--limit", 2, "--run", run, "--lm", f"base={lm}")[0] == 0
+        live_calls = server.stats["live"]
+        judge = ["judge", run, "--judge", "generic", "--lm", f"judge={lm}"]
+        code, _, said = spri_command(*judge, "--batch", "openai?settle=0.1&poll=0.05")
+        assert code == 0, said
+        assert "spri: batch 1: 2 requests to openai/m" in said
+        assert (server.stats["live"], server.stats["batches"]) == (live_calls, [2])
