@@ -128,11 +128,14 @@ def run_bulk(
     Raises:
         RunMismatchError: the path holds a run of another program, with other LMs, or of other inputs.
         BudgetSpent: the budget is spent; calls that were in flight then are finished and kept.
-        UsageError: the base is real and the critic offline, concurrency is below 1 or no connection can be opened, a
-            deadline is none, two examples have one id, or the run cannot be written.
+        UsageError: the base is real and the critic offline, the program has no aforward, concurrency is below 1 or no
+            connection can be opened, a deadline is none, no batch carries an LM, two examples have one id, or the run
+            cannot be written.
         PrerequisiteError: a failure that every example would meet; finished examples are kept.
     """
     check_scorers(program)  # before anything is written
+    _check_program(program)
+    batch = check_batch(batch, deadline, (getattr(lm, "spec", None) for lm in lms_of(program)))
 
     def into(directory: RunDir, given: Iterable[Any]) -> Summary:
         finished = len(directory.finished(retry_errors=retry_errors))
@@ -235,6 +238,15 @@ async def arun_bulk(
     if work.spent:
         raise BudgetSpent(f"{work.spent}; {work.summary.done} examples were finished now, in {run.path}")
     return work.summary
+
+
+def _check_program(program: Any) -> None:
+    """Refuse a DSPy module that cannot be awaited: each example would fail, saying no more than that."""
+    if getattr(type(program), "acall", None) is dspy.Module.acall and not hasattr(type(program), "aforward"):
+        raise UsageError(
+            f"the program {type(program).__name__} has no aforward: define it, with acall in place of calls, so that "
+            "many examples run at a time"
+        )
 
 
 @dataclass

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import dspy
 import pytest
 
 import spri_dspy as spri
@@ -43,3 +44,16 @@ def test_program_that_calls_its_lm_synchronously_is_refused(tmp_path, monkeypatc
             spri.run_bulk(blocking, examples(2), tmp_path / "run", batch=settings("openai"))
         assert server.stats["paid"] == 0
         assert spri.run_bulk(blocking, examples(2), tmp_path / "run").done == 2
+
+
+def test_program_or_batch_that_cannot_run_leaves_no_directory(tmp_path):
+    class Blocking(dspy.Module):
+        def forward(self, **inputs):
+            return dspy.Prediction()
+
+    with pytest.raises(spri.UsageError, match="Blocking has no aforward"):
+        spri.run_bulk(Blocking(), examples(1), tmp_path / "run")
+    program = spri.SPRI(spri.load_task("reappraisal")).set_lms(base="offline")
+    with pytest.raises(spri.UsageError, match="offline has no batch API"):
+        spri.run_bulk(program, examples(1), tmp_path / "run", batch="openai")
+    assert not (tmp_path / "run").exists()
