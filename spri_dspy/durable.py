@@ -20,7 +20,7 @@ EARLIER = ".earlier"
 """The folder that holds, while a run is replaced, what was there before."""
 
 
-def append_line(out: int, value: Any, path: Path) -> None:
+def append_line(out: int, value: Any, path: str | Path) -> None:
     """Append one JSON line whole or not at all.
 
     Raises:

@@ -119,6 +119,11 @@ class Failure:
         return cls(value.get("stage", ""), value.get("attempt", 0), value.get("answer", ""), chain)
 
 
+def _fields(part: Any) -> dict[str, Any]:
+    """A dataclass's fields by name; `dataclasses.asdict` also copies what is in them, which takes ten times as long."""
+    return {name: getattr(part, name) for name in part.__slots__}
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One finished example of a run, whether it went well or not.
@@ -161,11 +166,14 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON types; `from_json` gives an equal record back."""
-        value = {name: getattr(self, name) for name in self.__slots__}
+        value = _fields(self)
         parts = {
-            "trace": [asdict(r) for r in self.trace],
-            "usage": {n: asdict(u) for n, u in self.usage.items()},
-            "failure": asdict(self.failure) if self.failure else None,
+            "trace": [
+                _fields(r) | {"verdict": None if r.verdict is None else _fields(r.verdict)}
+                for r in self.trace
+            ],
+            "usage": {role: _fields(used) for role, used in self.usage.items()},
+            "failure": _fields(self.failure) if self.failure else None,
         }
         return value | parts
 

@@ -53,6 +53,7 @@ class RunDir:
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path, self.manifest = path, manifest
+        self._records = str(path / RECORDS)
         self._lock: int | None = None
         self._out: int | None = None
         self._unreadable: set[int] = set()
@@ -192,7 +193,7 @@ class RunDir:
         """
         assert self._out is not None, "the run is not open for writing"
         self.check_there()
-        append_line(self._out, record.to_json(), self.path / RECORDS)
+        append_line(self._out, record.to_json(), self._records)
         if self._ends is not None and self._ends.stamp is None:
             self._ends.add(record.id, ok=record.ok)
 
@@ -206,7 +207,7 @@ class RunDir:
             return
         ours = os.fstat(self._out)
         try:
-            is_there = os.path.samestat(ours, os.stat(self.path / RECORDS))
+            is_there = os.path.samestat(ours, os.stat(self._records))
         except OSError:
             is_there = False
         if not is_there:
