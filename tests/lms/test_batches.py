@@ -318,7 +318,7 @@ def test_run_killed_at_every_stage_pays_for_each_call_once(tmp_path, dialect):
 @pytest.mark.slow
 def test_run_killed_at_any_moment_pays_for_each_call_once(tmp_path):
     run, count, rng = tmp_path / "run", 60, random.Random(8)
-    with batch_server(seconds=0.3, miss_rate=0.02, double_rate=0.1) as server:
+    with batch_server(seconds=1.0, miss_rate=0.02, double_rate=0.1) as server:
         n_killed = 0
         for _ in range(12):
             process = child(server, count, run)
