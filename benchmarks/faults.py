@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -29,23 +30,24 @@ from unittest.mock import patch
 import spri_dspy as spri
 from benchmarks.load import _get as get
 from benchmarks.load import serving
-from benchmarks.load_contestants import examples_of
+from benchmarks.load_contestants import examples_of, spri_at
+from spri_dspy.commands.execution import Execution
 from spri_dspy.lms import concurrency
 
 RATES = {"error_rate": 0.05, "cut_rate": 0.02, "garbage_rate": 0.01}
 SETTLED = ("accepted", "exhausted")
 
 
-def run_once(root: str, count: int, slots: int) -> dict[str, Any]:
+def run_once(root: str, count: int, slots: int, workers: int = 1) -> dict[str, Any]:
     """One run in a directory of its own: seconds, and what became of the examples."""
-    program = spri.SPRI(spri.load_task("reappraisal")).set_lms(base=f"hosted_vllm/m?api_base={root}/v1")
+    make, how = partial(spri_at, f"{root}/v1"), Execution(concurrency=slots, workers=workers)
     with (
         tempfile.TemporaryDirectory() as folder,
         spri.RunDir.create(Path(folder) / "run", {"task": "faults"}) as run,
     ):
         get(f"{root}/reset")
         start = time.monotonic()
-        spri.run_bulk(program, examples_of(count), run, concurrency=slots)
+        how.run(make(), examples_of(count), run, make_program=make)
         seconds = time.monotonic() - start
         seen = get(f"{root}/stats?slots={slots}")
         lines = Counter(json.loads(line)["id"] for line in (run.path / "records.jsonl").open("rb"))
@@ -63,7 +65,9 @@ def run_once(root: str, count: int, slots: int) -> dict[str, Any]:
     }
 
 
-def compare(examples: int, slots: int, latency: float, bursts: Sequence[Sequence[float]]) -> dict[str, Any]:
+def compare(
+    examples: int, slots: int, latency: float, bursts: Sequence[Sequence[float]], *, workers: int = 1
+) -> dict[str, Any]:
     """Runs without faults before and after one with all of them.
 
     Args:
@@ -71,18 +75,20 @@ def compare(examples: int, slots: int, latency: float, bursts: Sequence[Sequence
         slots: calls in flight at most.
         latency: mean seconds of an answer.
         bursts: (from, to) in seconds since the start of the run in which every call is refused.
+        workers: processes of each run.
     """
     with serving({"latency": latency}) as root:
         run_once(root, 20, slots)  # so that nothing is made for the first time in a run that counts
-        calm = [run_once(root, examples, slots)]
+        calm = [run_once(root, examples, slots, workers)]
         with serving({"latency": latency, **RATES, "bursts": bursts}) as bad:
-            storm = run_once(bad, examples, slots)
-        calm.append(run_once(root, examples, slots))
+            storm = run_once(bad, examples, slots, workers)
+        calm.append(run_once(root, examples, slots, workers))
     burst_seconds = sum(max(0.0, min(end, storm["seconds"]) - begin) for begin, end in bursts)
     usual = statistics.mean(run["seconds"] for run in calm)
     return {
         "examples": examples,
         "slots": slots,
+        "workers": workers,
         "latency": latency,
         **RATES,
         "bursts": bursts,
@@ -126,11 +132,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--refuse", type=float, help="share of calls that are refused at random, instead of all"
     )
+    parser.add_argument("--workers", type=int, default=1, help="processes of each run; not with --refuse")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
     asked = (options.examples, options.slots, options.latency)
     if options.refuse is None:
-        found = compare(*asked, options.bursts)
+        found = compare(*asked, options.bursts, workers=options.workers)
         runs = [*found["calm"], found["storm"]]
     else:
         found = refused_at_random(*asked, options.refuse)

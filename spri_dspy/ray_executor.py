@@ -9,45 +9,60 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from spri_dspy.bulk import Summary
+from spri_dspy.bulk import Summary, examples_for
 from spri_dspy.crew.driver import WorkerDied
 from spri_dspy.crew.job import Job
 from spri_dspy.crew.worker import Orders, Report, Seat, Worker
-from spri_dspy.errors import PrerequisiteError
+from spri_dspy.errors import PrerequisiteError, UsageError
 from spri_dspy.lms.cache import FILE, CallCache, take_over_shards
 from spri_dspy.redaction import error_line
 from spri_dspy.tasks.example import Example
 
 
 def run_on_ray(
-    job: Job, examples: Iterable[Example], *, address: str | None = None, workers: int | None = None
+    job: Job,
+    examples: Iterable[Example] | Any,
+    *,
+    address: str | None = None,
+    workers: int | None = None,
+    id_column: str | None = None,
 ) -> Summary:
     """Run a job over examples by workers of a Ray cluster.
 
+        run_on_ray(Job(make_program, run), ray.data.read_parquet("posts"), id_column="uid")
+
     Args:
         job: what is asked.
-        examples: read lazily, as workers have room.
+        examples: read lazily, as workers have room; a `ray.data.Dataset` of rows with the program's inputs too.
+        id_column: of a Dataset: the column that tells its rows apart, as in Ray Data's `CheckpointConfig`. Rows whose
+            example is finished are passed over, in whatever order they come. "id" by default.
         address: of a running cluster; None starts Ray on this machine and stops it afterwards.
         workers: actors; one a CPU of the cluster by default, and no more than the job's concurrency.
 
     Raises:
-        UsageError: concurrency or workers below 1, or two examples of one id.
+        UsageError: concurrency or workers below 1, two examples of one id, or a Dataset without its `id_column`.
         BudgetSpent: as for `bulk.run_bulk`.
         PrerequisiteError: Ray is not installed, or the cluster cannot be reached; or every example would fail.
     """
     ray = find_ray()
     job.check(workers)
+    if hasattr(examples, "iter_rows"):
+        examples = dataset_examples(examples, job.make_program(), id_column or "id")
+    elif id_column is not None:
+        raise UsageError("id_column is for a ray.data.Dataset; these examples have ids of their own")
     take_over_shards(job.folder)
     groups = job.begin(examples)
     if groups is None:
         return job.work.summary
     if (job.folder / FILE).exists():  # several machines are to read it
         CallCache(job.folder, "truncate").close()
-    _connect(ray, address)
+    is_guest = ray.is_initialized()
+    if not is_guest:
+        _connect(ray, address)
     try:
         wanted = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
 
@@ -56,8 +71,33 @@ def run_on_ray(
 
         return job.carry_out(hire, groups, wanted, has_shards=True)
     finally:
-        ray.shutdown()
+        if not is_guest:
+            ray.shutdown()
         take_over_shards(job.folder)
+
+
+def dataset_examples(dataset: Any, program: Any, id_column: str) -> Iterator[Example]:
+    """The rows of a `ray.data.Dataset` as examples of a program; read block by block.
+
+    Raises:
+        UsageError: a row has no id, or none of the program's inputs.
+    """
+    columns = dataset.columns() or []
+    if id_column not in columns:
+        raise UsageError(
+            f"the Dataset has no column {id_column!r}; id_column is one of {', '.join(columns)}, with a value of its "
+            "own in every row"
+        )
+    return examples_for(program, (_row(row, id_column) for row in dataset.iter_rows()))
+
+
+def _row(row: dict[str, Any], id_column: str) -> dict[str, Any]:
+    """A row under the names that examples have."""
+    if row[id_column] is None:
+        raise UsageError(
+            f"a row of the Dataset has nothing in its column {id_column!r}, which tells rows apart"
+        )
+    return {**{k: v for k, v in row.items() if k != id_column}, "id": row[id_column]}
 
 
 def find_ray() -> Any:
@@ -83,7 +123,7 @@ def _connect(ray: Any, address: str | None) -> None:
     if address is not None:
         _knock(address)
     try:
-        ray.init(address=address, ignore_reinit_error=True, **settings)
+        ray.init(address=address or "local", ignore_reinit_error=True, **settings)
     except Exception as error:  # Ray raises unrelated types for a cluster that is not there
         where = address or "this machine"
         raise PrerequisiteError(f"no Ray cluster at {where}: {error_line(error)}") from error

@@ -378,3 +378,88 @@ def test_panel_judges_alike_with_workers(tmp_path):
         assert done.returncode == 0, done.stderr
         shown.append(done.stdout)
     assert shown[0] == shown[1]
+
+
+NODE_DIES = """
+import sys, threading, time
+from functools import partial
+
+import ray
+from ray.cluster_utils import Cluster
+
+from spri_dspy.commands import run as run_command
+from spri_dspy.commands.execution import Execution
+
+data, run, lm = sys.argv[1:]
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 2**27})
+doomed = cluster.add_node(num_cpus=1, object_store_memory=2**27)
+cluster.wait_for_nodes()
+seen = []
+
+def on_record(record):
+    seen.append(record.id)
+    if len(seen) == 10:
+        threading.Thread(target=cluster.remove_node, args=(doomed,), kwargs={"allow_graceful": False}).start()
+
+plan = run_command.plan(run_command.RunRequest(task="reappraisal", data=data, lms={"base": lm}))
+with plan.open(run) as directory:
+    how = Execution(concurrency=8, executor=f"ray:{cluster.address}", workers=4)
+    summary = plan.execute(directory, how, on_record=on_record)
+cluster.shutdown()
+print(summary.done, summary.failed, len(set(seen)))
+"""
+
+
+@slow
+@needs_ray
+def test_node_that_dies_takes_no_example_with_it(tmp_path):
+    data, run = posts(tmp_path, 60), tmp_path / "run"
+    with mock_process(MockConfig(latency_seconds=0.2, latency_sigma=0.5, accept=0.6)) as mock:
+        lm = f"hosted_vllm/mock?api_base={mock.base_url}"
+        done = process(data, run, lm, code=NODE_DIES, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-3:] == [b"60", b"0", b"60"], done.stderr
+    assert b"a worker died; its examples run again in a new one" in done.stderr
+    assert len(records_of(run)) == 60
+
+
+DATASET = """
+import sys
+from functools import partial
+
+import ray
+import spri_dspy as spri
+from spri_dspy.crew.job import Job
+from spri_dspy.errors import UsageError
+from spri_dspy.ray_executor import run_on_ray
+
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+rows = [{"uid": n, "post": f"The bus number {n} left without me again."} for n in range(int(sys.argv[2]))]
+dataset = ray.data.from_items(rows).random_shuffle()
+
+def make():
+    return spri.SPRI(spri.load_task("reappraisal")).set_lms(base="offline")
+
+with spri.RunDir.create(sys.argv[1], {"task": "rows"}) as run:
+    try:
+        run_on_ray(Job(make, run), dataset, workers=2)
+    except UsageError as error:
+        print(error)
+    summary = run_on_ray(Job(make, run), dataset, workers=2, id_column="uid")
+    print(summary.done, summary.skipped, ray.is_initialized())
+    print(sorted(run.finished(), key=int))
+"""
+
+
+@slow
+@needs_ray
+def test_rows_of_a_ray_dataset_are_known_by_their_id_column(tmp_path):
+    for count, told in ((6, "6 0 True"), (9, "3 6 True")):
+        done = process(tmp_path / "run", count, code=DATASET, timeout=200)
+        said = done.stdout.decode().splitlines()
+        assert done.returncode == 0, done.stderr
+        assert said[-3:] == [
+            "the Dataset has no column 'id'; id_column is one of uid, post, with a value of its own in every row",
+            told,
+            str([str(n) for n in range(count)]),
+        ]
