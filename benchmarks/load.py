@@ -5,7 +5,7 @@ loopback server whose latencies are known, so that the shortest possible makespa
 instant` it measures CPU time alone: SPRI through `run_bulk`, records, cache and all, beside a bare `dspy.Predict`
 with the same engine. Ratios within one run are what counts; the machine may be busy.
 
-`--workers 2` races this engine in one process and in two, `--lean` against a server that takes a tenth of the CPU time.
+`--workers 2` races this engine in one process and in two, `--lean` against a server of a quarter of the CPU time.
 """
 
 from __future__ import annotations
@@ -228,7 +228,9 @@ def main(argv: list[str]) -> int:
         "--faults", action="store_true", help="5 %% 500s, 2 %% cut, 1 %% garbage, bursts of 429"
     )
     parser.add_argument("--workers", type=int, default=1, help="race the engine with so many processes too")
-    parser.add_argument("--lean", action="store_true", help="a server of a tenth of the CPU time; no faults")
+    parser.add_argument(
+        "--lean", action="store_true", help="a server of a quarter of the CPU time; no faults"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)

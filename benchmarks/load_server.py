@@ -65,19 +65,52 @@ class Load:
         return seconds, 5 if rng.random() < self.accept else 3
 
 
-class Server:
-    """Answers, and counts them."""
+class Tally:
+    """What a server of this load was asked and answered."""
 
     def __init__(self, load: Load) -> None:
         self.load = load
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything and start the clock of the bursts."""
+        """Forget everything."""
         self.steps: defaultdict[int, int] = defaultdict(int)
         self.chains: defaultdict[int, float] = defaultdict(float)
         self.received = self.answered = self.cancelled = self.in_flight = self.most_in_flight = 0
         self.cpu = time.process_time()
+
+    def begin(self, body: bytes) -> tuple[int, int, float, int]:
+        """Count a call that is to be answered: its example, which call of that it is, its seconds and its score."""
+        marks = _MARK.findall(body)
+        example = int(marks[-1]) if marks else 0
+        step = self.steps[example]
+        self.steps[example] = step + 1
+        seconds, score = self.load.draw(example, step)
+        self.chains[example] += seconds
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        return example, step, seconds, score
+
+    def stats(self, slots: int) -> dict[str, Any]:
+        """What was answered, and the shortest possible makespan for it with so many slots."""
+        total, longest = sum(self.chains.values()), max(self.chains.values(), default=0.0)
+        return {
+            "received": self.received,
+            "answered": self.answered,
+            "cancelled": self.cancelled,
+            "in_flight": self.in_flight,
+            "most_in_flight": self.most_in_flight,
+            "cpu_seconds": time.process_time() - self.cpu,
+            "lower_bound_seconds": max(total / slots, longest),
+        }
+
+
+class Server(Tally):
+    """Answers, and counts them."""
+
+    def reset(self) -> None:
+        """Forget everything and start the clock of the bursts."""
+        super().reset()
         self.began = asyncio.get_running_loop().time()
         self.faults, self.refusals = random.Random(self.load.seed), random.Random(self.load.seed)
 
@@ -95,14 +128,7 @@ class Server:
         fault = self._fault()
         if fault is not None:
             return await self._commit(fault, request)
-        marks = _MARK.findall(body)
-        example = int(marks[-1]) if marks else 0
-        step = self.steps[example]
-        self.steps[example] = step + 1
-        seconds, score = self.load.draw(example, step)
-        self.chains[example] += seconds
-        self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        example, step, seconds, score = self.begin(body)
         try:
             text = answer_text(example, step, score)
             if b'"stream":true' in body.replace(b" ", b""):
@@ -145,19 +171,6 @@ class Server:
         if fault == "error":
             return web.json_response({"error": {"message": "broken", "type": "server_error"}}, status=500)
         return web.Response(body=b"\xff{not json", content_type="application/json")
-
-    def stats(self, slots: int) -> dict[str, Any]:
-        """What was answered, and the shortest possible makespan for it with so many slots."""
-        total, longest = sum(self.chains.values()), max(self.chains.values(), default=0.0)
-        return {
-            "received": self.received,
-            "answered": self.answered,
-            "cancelled": self.cancelled,
-            "in_flight": self.in_flight,
-            "most_in_flight": self.most_in_flight,
-            "cpu_seconds": time.process_time() - self.cpu,
-            "lower_bound_seconds": max(total / slots, longest),
-        }
 
 
 def answer_text(example: int, step: int, score: int) -> str:

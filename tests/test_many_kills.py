@@ -39,6 +39,17 @@ def kill_after(arguments, mock, rng):
         return process.wait()
 
 
+def assert_goes_on_whole(arguments, mock, run, expected, outputs):
+    """The run, killed KILLS times, ends as one that nobody disturbed; only calls in flight at a kill are paid twice."""
+    printed, said = finish(arguments)
+    assert "finished before" in said
+    assert_whole(run, printed, COUNT)
+    assert {row["id"]: row["outputs"] for row in printed} == outputs
+    stats = mock.stats
+    assert set(stats.answered) == set(expected)
+    assert stats.received <= expected.total() + KILLS * CONCURRENCY
+
+
 @pytest.mark.slow
 def test_run_killed_twenty_times_has_every_example_once_and_pays_for_few_calls_twice(tmp_path, posts):
     rng = random.Random(20)
@@ -50,14 +61,8 @@ def test_run_killed_twenty_times_has_every_example_once_and_pays_for_few_calls_t
         for _ in range(KILLS):
             assert kill_after(command(mock, data, run), mock, rng) == -9, "it had finished before the kill"
             progress.append(n_lines(run))
-        printed, said = finish(command(mock, data, run))
         assert len(set(progress)) > KILLS / 3, progress
-        assert "finished before" in said
-        assert_whole(run, printed, COUNT)
-        assert {row["id"]: row["outputs"] for row in printed} == outputs
-        stats = mock.stats
-        assert set(stats.answered) == set(expected)
-        assert stats.received <= expected.total() + KILLS * CONCURRENCY
+        assert_goes_on_whole(command(mock, data, run), mock, run, expected, outputs)
 
 
 def kill_a_worker_then_the_driver(arguments, mock, rng):
@@ -88,10 +93,4 @@ def test_workers_and_drivers_killed_twenty_times_leave_every_example_once_and_fe
         arguments = [*command(mock, data, run), "--workers", "2"]
         for _ in range(KILLS // 2):
             assert kill_a_worker_then_the_driver(arguments, mock, rng) == -9
-        printed, said = finish(arguments)
-        assert "finished before" in said
-        assert_whole(run, printed, COUNT)
-        assert {row["id"]: row["outputs"] for row in printed} == outputs
-        stats = mock.stats
-        assert set(stats.answered) == set(expected)
-        assert stats.received <= expected.total() + KILLS * CONCURRENCY
+        assert_goes_on_whole(arguments, mock, run, expected, outputs)

@@ -229,7 +229,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_line_counts_as_finished_just_when_its_record_can_be_read(seed):
+def test_a_line_that_counts_as_finished_has_a_record_that_can_be_read(seed):
     rng = random.Random(seed)
     whole = Record(
         id="a",
