@@ -1,6 +1,6 @@
 """Systems of the table `truthful`: criteria made without any answer in view, and one judgement whose score is expected.
 
-    vanilla         no criteria
+    vanilla         no criteria; with program=FILE the prompts and seeds that a tuning of it saved
     checklist       the questions that the system checklist writes
     spri            the rubric of SPRI's first stage; settings as of the system spri
     oracle_rubrics  the rubric that the data has, which knows the correct answers
@@ -20,7 +20,7 @@ import dspy
 from spri_dspy.critique_refine import Plan, Step
 from spri_dspy.errors import UnreadableAnswer
 from spri_dspy.judges import load_judge
-from spri_dspy.program import Program
+from spri_dspy.program import Program, load_program
 from spri_dspy.systems import load_system
 from spri_dspy.tasks import Task
 
@@ -85,9 +85,12 @@ class Judged(Program):
         return {**made, "response": response, "reading": reading}
 
 
-def vanilla(task: Task, *, paper: bool = False) -> Judged:
-    """A judgement without criteria."""
-    return Judged(task)
+def vanilla(task: Task, *, paper: bool = False, program: str = "") -> Judged:
+    """A judgement without criteria; `program` is a saved one, as `optimize/truthful.toml` makes them."""
+    judged = Judged(task)
+    if program:
+        load_program(judged, program)
+    return judged
 
 
 def checklist(task: Task, *, paper: bool = False, fewest: int = 4, most: int = 10) -> Judged:

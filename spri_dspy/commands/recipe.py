@@ -50,6 +50,8 @@ class Data(_Part):
         file: JSON lines, parquet, hub or hf:NAME:SPLIT; nothing means the task's built-in examples.
         train, validation, test: a file each; what is missing is taken out of train.
         fractions: how `file` is split; by default 0.2, 0.5 and 0.3.
+        select_on: evaluation sets whose rows may stand in `validation`: candidates are chosen on them, none is made of
+            them, and the result says so. In `train` they are refused all the same.
         limit: only the first so many examples of each file.
     """
 
@@ -58,6 +60,7 @@ class Data(_Part):
     validation: str | None = None
     test: str | None = None
     fractions: Fractions | None = None
+    select_on: list[str] = []
     limit: int | None = pydantic.Field(default=None, ge=1)
 
 
@@ -170,7 +173,7 @@ class Recipe(_Part):
         table = self.model_dump(
             mode="json", exclude={"budget": True, "output": True, "experiment": {"concurrency"}}
         )
-        for name in ("file", "train", "validation", "test"):
+        for name in ("file", "train", "validation", "test", "select_on"):
             table["data"].pop(name)
         return table
 

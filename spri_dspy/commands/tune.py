@@ -5,6 +5,7 @@ data, that the metric can score them, and that nothing stands on two sides of a 
 keys, runs the experiment and writes into its run directory, beside what the experiment keeps there,
 
     program.json    prompts and demos as DSPy saves them; `metadata` says where they come from and how good they are
+    candidate.json  the same of the candidate that came to the decision, where it did not replace the start
     trials.jsonl    every program that was tried, a line each
     search.png      the same as a picture, where matplotlib is installed
 
@@ -37,12 +38,11 @@ from spri_dspy.runs import MANIFEST, RunDir, fingerprint
 from spri_dspy.strict_json import to_text
 from spri_dspy.systems import check_evaluable, load_system
 from spri_dspy.tasks import Example, Task, load_task
-from spri_dspy.tasks.example import check_trainable
 from spri_dspy.tuning.evaluation import unscorable
 from spri_dspy.tuning.experiment import Experiment, explained
 from spri_dspy.tuning.splits import Splits
 
-PROGRAM, TRIALS, PLOT = "program.json", "trials.jsonl", "search.png"
+PROGRAM, CANDIDATE, TRIALS, PLOT = "program.json", "candidate.json", "trials.jsonl", "search.png"
 
 _JUDGES = {"alignment": "reappraisal", "empathy": "reappraisal", "mix": "reappraisal", "score": "generic"}
 _PROMPT_TOKENS, _ANSWER_TOKENS = (
@@ -182,7 +182,11 @@ class TunePlan:
             throw_away(folder)
         experiment.run_dir, experiment.on_record, experiment.on_phase = folder, on_record, on_phase
         tuned = experiment.compile(self.program, **self.given)
-        write_whole(folder / PROGRAM, to_text(self._saved(tuned), indent=1, ascii_only=True) + "\n")
+        saved = {PROGRAM: tuned, CANDIDATE: None if tuned.report.improved else tuned.candidate}
+        for name, program in saved.items():
+            if program is not None:
+                state = self._saved(program, tuned.report)
+                write_whole(folder / name, to_text(state, indent=1, ascii_only=True) + "\n")
         write_whole(
             folder / TRIALS, "".join(to_text(trial, ascii_only=True) + "\n" for trial in tuned.report.trials)
         )
@@ -190,7 +194,7 @@ class TunePlan:
             self._draw(tuned.report, folder / PLOT)
         return tuned
 
-    def _saved(self, tuned: Any) -> dict[str, Any]:
+    def _saved(self, program: Any, report: Any) -> dict[str, Any]:
         """The program as DSPy saves it, with all that is needed to trust it under `metadata`."""
         from dspy.utils.saving import get_dependency_versions
 
@@ -200,7 +204,7 @@ class TunePlan:
         about = {
             "task": self.task.name,
             "system": self.recipe.program.system,
-            **summary(tuned.report),
+            **summary(report),
             "recipe": recipe,
             "recipe_hash": self.recipe_hash,
             "files": self.files,
@@ -209,7 +213,7 @@ class TunePlan:
             "lms": self.lms,
             "versions": versions("gepa", "optuna"),
         }
-        return tuned.dump_state() | {
+        return program.dump_state() | {
             "metadata": {"dependency_versions": get_dependency_versions(), "tuning": about}
         }
 
@@ -273,6 +277,7 @@ def plan(recipe: Recipe, *, allow_leak: bool = False) -> TunePlan:
         rng_seed=recipe.seed,
         fractions=recipe.data.fractions.model_dump() if recipe.data.fractions else None,
         text_input=task.text_input,
+        select_on=recipe.data.select_on,
         allow_leak=allow_leak,
         **recipe.experiment.model_dump(),
     )
@@ -340,9 +345,6 @@ def _data(
             continue
         source = task.source(recipe.path(file) if file is not None else None)
         rows[name] = _examples(task, program, source, data.limit)
-        if name != "test":
-            for example in rows[name]:
-                check_trainable(example)
         files[name] = {"name": Path(source).name, "fingerprint": source_fingerprint(source)}
         lacking = unscorable(metric, rows[name])
         if rows[name] and len(lacking) == len(rows[name]) and (name != "train" or len(named) == 1):

@@ -64,6 +64,9 @@ def outcome(run: RunDir) -> Iterator[str]:
         yield from _figures(report)
     if report["splits"].get("leaks"):
         yield f"marked: examples match across splits or with seeds, such as {report['splits']['leaks'][0]}"
+    if report["splits"].get("chosen_on"):
+        sets = ", ".join(report["splits"]["chosen_on"])
+        yield f"chosen on {sets}, an evaluation set: its questions of search and holdout are no test any more"
     costs = report["costs"]
     usd = "no known price" if costs["usd"] is None else dollars(costs["usd"])
     tokens = f"{costs['input_tokens']:,} tokens in, {costs['output_tokens']:,} out"

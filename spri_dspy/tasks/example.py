@@ -87,13 +87,18 @@ def make_example(
     return example
 
 
+def evaluation_set(example: Example) -> str | None:
+    """The evaluation set that an example is of; None for data of any other kind."""
+    return example.label_values.get(EVALUATION_ONLY)
+
+
 def check_trainable(example: Example) -> None:
     """Refuse what belongs to an evaluation set where something is tuned, or seeds are made.
 
     Raises:
         LeakError: the example's label EVALUATION_ONLY names one.
     """
-    name = example.label_values.get(EVALUATION_ONLY)
+    name = evaluation_set(example)
     if name is not None:
         raise LeakError(
             f"leak: example {example.id!r} is of {name}, an evaluation set: nothing of it is tuned on or made into "

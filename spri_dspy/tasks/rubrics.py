@@ -11,7 +11,9 @@ Rows of preferences have several `responses` and say who won: `preferred` (the p
 `preferred_response` and a `rejected_response`, and no answers: labels to make seeds from. Rows of TruthfulQA are
 read as they are, see `_truthfulqa`.
 
-A human score of -1 is no label. Source of the task: paper.md section 2; all wording is ours.
+A human score of -1 is no label. A `feedback` beside a whole human score is what a judge is to say of the answer: both
+are labels then (`feedback`, `score`), which a judge can be shown as a seed. Source of the task: paper.md section 2; all
+wording is ours.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ REFERENCE = {"reference_answer": "an answer that would get the top score"}
 ANSWERS = ("response", "answer")
 """Names of the column that holds an answer."""
 
-OWN_LABELS = ("human_score", "gpt4_scores")
+OWN_LABELS = ("human_score", "gpt4_scores", "feedback")
 """Labels of one answer, which stand beside it."""
 
 COLUMNS = (
@@ -317,7 +319,11 @@ def _own_labels(row: Mapping[str, Any]) -> dict[str, Any]:
     if not is_blank(machine) and not isinstance(machine, list):
         raise DataError(f"the column 'gpt4_scores' must be a list of numbers, not {type(machine).__name__}")
     scores = [rating({"gpt4_scores": each}, "gpt4_scores", 1, 5, none=-1) for each in machine or ()]
-    return ({} if human is None else {"human_score": human}) | ({"gpt4_scores": scores} if scores else {})
+    labels = ({} if human is None else {"human_score": human}) | ({"gpt4_scores": scores} if scores else {})
+    feedback = optional_text(row, "feedback") if human in (1, 2, 3, 4, 5) else None
+    if human is None or feedback is None:
+        return labels
+    return labels | {"feedback": feedback, "score": int(human)}
 
 
 def _rubric_in(row: Mapping[str, Any], *names: str) -> Rubric | None:

@@ -41,6 +41,7 @@ def tune(
     rollouts: int = 1,
     concurrency: int = 16,
     text_input: str | None = None,
+    select_on: Sequence[str] = (),
     allow_leak: bool = False,
     retry: Retry | None = None,
     on_record: Callable[[Record], None] | None = None,
@@ -70,6 +71,8 @@ def tune(
         rollouts: samples of the judge (without one: of the program) for every example, at least 1.
         concurrency: LM calls in flight at most, per LM.
         text_input: the input by which the leak guard tells examples apart; by default the one that varies most.
+        select_on: evaluation sets, such as TruthfulQA, that valset may be of; the report names them. trainset is never
+            of one.
         allow_leak: go on although splits or seeds match; the report is marked.
         retry: how transient failures of single calls are tried again.
         on_record: called with each new record, of programs and of judges, as by `run_bulk`.
@@ -83,7 +86,8 @@ def tune(
         UnknownNameError: no such optimizer, stage or option.
         UsageError: an option's value is wrong, the examples are too few or cannot be scored, or an LM is offline where
             others are paid.
-        LeakError: something stands on two sides of a split, or a seed in validation or test.
+        LeakError: something stands on two sides of a split, or a seed in validation or test; or trainset is of an
+            evaluation set, or valset of one that is not named.
         PrerequisiteError: a package is missing, or every example fails.
     """
     from spri_dspy.tuning.experiment import Experiment
@@ -103,6 +107,7 @@ def tune(
         rollouts=rollouts,
         concurrency=concurrency,
         text_input=text_input,
+        select_on=select_on,
         allow_leak=allow_leak,
         retry=retry,
         on_record=on_record,

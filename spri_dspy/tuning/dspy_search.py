@@ -181,7 +181,7 @@ class _Round:
             student = Student(copy_program(self.best.program), self.stages, session)
             inputs = CompileInputs(
                 student,
-                as_rows(context.train),
+                as_rows(context.train, [each.signature for each in student.chosen.values()]),
                 as_rows(context.search),
                 ExampleMetric(context.metric, self.surrogate, examples, session),
                 context.prompt_lm or context.start.get_lm(),

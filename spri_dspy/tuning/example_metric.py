@@ -25,6 +25,9 @@ from spri_dspy.tuning.surrogate import Surrogate
 _WRITTEN = {"principles": ("oracle_principles", "rubric"), "response": ("reference_answer",)}
 """What a stage writes, and the labels that hold such a thing, written by people."""
 
+_JUDGED = ("feedback", "score")
+"""What a judge writes; so does every critic, of something else."""
+
 
 class ExampleMetric:
     """Numbers for single examples, as DSPy asks for them.
@@ -119,14 +122,23 @@ class ExampleMetric:
         return {name: plain(value) for name, value in verdict.items() if name not in META}
 
 
-def as_rows(examples: Sequence[Example]) -> list[dspy.Example]:
+def as_rows(examples: Sequence[Example], signatures: Sequence[Any] = ()) -> list[dspy.Example]:
     """Examples as DSPy takes them: inputs, the group as one more input, and what people wrote, under a stage's names.
 
     Labels that a program must not see are left out: optimizers show whole rows to LMs.
+
+    Args:
+        examples: of one split.
+        signatures: of the stages that the rows are for; a judgement (`feedback`, `score`) of an answer goes into a row
+            only if whatever writes one of them judges just what the row shows.
     """
+    judges = [each for each in signatures if any(name in each.output_fields for name in _JUDGED)]
     rows: list[dspy.Example] = []
     for e in examples:
-        written = {name: _first(e, labels) for name, labels in _WRITTEN.items() if name not in e.input_values}
+        names = _WRITTEN
+        if judges and all(each.input_fields.keys() <= e.input_values.keys() for each in judges):
+            names = _WRITTEN | {name: (name,) for name in _JUDGED}
+        written = {name: _first(e, labels) for name, labels in names.items() if name not in e.input_values}
         if "answer" in e.input_values:  # what such a program writes is a judgement, no answer
             written.pop("response", None)
         fields = {**{n: v for n, v in written.items() if v is not None}, **e.input_values, "group": e.group}

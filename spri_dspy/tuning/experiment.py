@@ -82,6 +82,8 @@ class Experiment(Teleprompter):
         rollouts: samples of the judge (without one: of the program) for every example, at least 1.
         concurrency: calls in flight at most, per LM.
         text_input: the input by which the leak guard tells examples apart; by default the one that varies most.
+        select_on: evaluation sets, such as TruthfulQA, that validation may be of; the report names them. What is
+            trained on is never of one.
         allow_leak: go on although splits or seeds match; the report is marked.
         retry: how transient failures of single calls are tried again.
         on_record: called with each new record, of programs and of judges, as by `run_bulk`.
@@ -109,6 +111,7 @@ class Experiment(Teleprompter):
         rollouts: int = 1,
         concurrency: int = 16,
         text_input: str | None = None,
+        select_on: Sequence[str] = (),
         allow_leak: bool = False,
         retry: Retry | None = None,
         on_record: Callable[[Record], None] | None = None,
@@ -124,7 +127,12 @@ class Experiment(Teleprompter):
         self.prompt_lm, self.fractions = prompt_lm, fractions
         self.budget, self.run_dir, self.rng_seed = budget, run_dir, rng_seed
         self.holdout, self.level, self.rollouts, self.concurrency = holdout, level, rollouts, concurrency
-        self.text_input, self.allow_leak, self.retry = text_input, allow_leak, retry
+        self.text_input, self.select_on, self.allow_leak, self.retry = (
+            text_input,
+            select_on,
+            allow_leak,
+            retry,
+        )
         self.on_record, self.on_phase = on_record, on_phase
 
     def compile(
@@ -149,11 +157,12 @@ class Experiment(Teleprompter):
 
         Returns:
             A new program with `report` (a TuningReport), `candidate_programs` (dicts with "score" and "program", best
-            first), `score` (its metric on the holdout) and `trial_logs`. Without an improvement it is a copy of the
-            start.
+            first), `candidate` (the program that came to the decision; None if none did), `score` (its metric on the
+            holdout) and `trial_logs`. Without an improvement it is a copy of the start.
 
         Raises:
-            LeakError: something stands on two sides of a split, or a seed in validation or test.
+            LeakError: something stands on two sides of a split, or a seed in validation or test; or train is of an
+                evaluation set, or validation of one that is not named.
             UsageError: the examples are too few or cannot be scored, a stage is unknown, an LM is offline where others
                 are paid, or the run directory is another run's.
             PrerequisiteError: a package is missing, or a failure that every example would meet.
@@ -188,6 +197,7 @@ class Experiment(Teleprompter):
             fractions=self.fractions,
             holdout=self.holdout,
             seed=self.rng_seed,
+            select_on=self.select_on,
             allow_leak=self.allow_leak,
         )
         return splits.without(unscorable(self.metric, [*splits.search, *splits.holdout, *splits.test]))
@@ -368,6 +378,7 @@ class _Run:
         tuned.trial_logs = dict(enumerate(self.report.trials))
         of = self.report.decision.candidate if self.report.improved else self.report.decision.start
         tuned.score = of.value if of else math.nan
+        tuned.candidate = best if self.report.winner else None
         tuned.report, tuned._compiled = self.report, True
         return tuned
 

@@ -1,4 +1,4 @@
-"""Where candidate seeds come from: written by people, taken from runs that went well, or written anew by an LM.
+"""Where candidate seeds come from: written by people, rows of the training data, runs that went well, or an LM.
 
 A Seed is one few-shot example of one stage: inputs, what the stage is to write, and the group it is shown to. All of
 them come from training data or from people; that none is like validation or test data is checked by `splits`.
@@ -8,6 +8,7 @@ It knows programs and records. Which seeds are worth having is found out by `see
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,14 +16,15 @@ from typing import Any, Literal
 import dspy
 
 from spri_dspy.bulk import plain
-from spri_dspy.errors import UsageError
+from spri_dspy.errors import LeakError, UsageError
 from spri_dspy.metrics import Metric
 from spri_dspy.predict import RolePredict
 from spri_dspy.records import Record, Score
 from spri_dspy.runs import fingerprint
 from spri_dspy.tasks import Example, make_example
+from spri_dspy.tasks.example import EVALUATION_ONLY
 
-Source = Literal["start", "written", "bootstrapped", "proposed"]
+Source = Literal["start", "written", "labelled", "bootstrapped", "proposed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,18 +34,20 @@ class Pool:
     Attributes:
         written: rows with inputs, what a stage writes (`principles`) and a `group` if there are groups; the start's own
             seeds are always in the pool.
+        labelled: seeds from training examples that hold what a stage writes, at most so many a stage and group.
         bootstrapped: seeds from accepted answers to training examples, at most so many a stage and group.
         proposed: seeds that an LM writes anew for training examples that went badly, at most so many a stage and group.
-        examples: training examples to run for both, at most so many a group.
+        examples: training examples to run for the last two, at most so many a group.
     """
 
     written: Sequence[Mapping[str, Any]] = ()
+    labelled: int = 0
     bootstrapped: int = 4
     proposed: int = 2
     examples: int = 12
 
     def __post_init__(self) -> None:
-        for name in ("bootstrapped", "proposed", "examples"):
+        for name in _COUNTS:
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} of a pool must be 0 or more, not {getattr(self, name)}")
 
@@ -51,7 +55,10 @@ class Pool:
     def identity(self) -> dict[str, Any]:
         """The settings as JSON, for manifests."""
         rows = fingerprint([plain(row) for row in self.written])
-        return {n: getattr(self, n) for n in ("bootstrapped", "proposed", "examples")} | {"written": rows}
+        return {name: getattr(self, name) for name in _COUNTS} | {"written": rows}
+
+
+_COUNTS = ("labelled", "bootstrapped", "proposed", "examples")
 
 
 @dataclass(frozen=True)
@@ -97,9 +104,14 @@ def written_seeds(rows: Iterable[Mapping[str, Any]], stages: Mapping[str, RolePr
 
     Raises:
         UsageError: a row fits no stage; DSPy would silently never show it.
+        LeakError: a row is of an evaluation set.
     """
     found: list[Seed] = []
     for number, row in enumerate(rows, 1):
+        if row.get(EVALUATION_ONLY):
+            raise LeakError(
+                f"leak: written seed {number} is of {row[EVALUATION_ONLY]}, an evaluation set; take other seeds"
+            )
         made = [
             seed
             for name, stage in stages.items()
@@ -112,6 +124,36 @@ def written_seeds(rows: Iterable[Mapping[str, Any]], stages: Mapping[str, RolePr
                 f"{', '.join(sorted(needs))}"
             )
         found += made
+    return found
+
+
+def labelled_seeds(
+    rows: Sequence[dspy.Example], stages: Mapping[str, RolePredict], most: int, rng: random.Random
+) -> list[Seed]:
+    """Training rows that hold what a stage writes, as seeds of it.
+
+    Args:
+        rows: of the train split, see `example_metric.as_rows`.
+        stages: what seeds are for.
+        most: of a stage and group.
+        rng: chooses, whatever the labels say.
+
+    Raises:
+        UsageError: no row holds what a stage writes.
+    """
+    found: list[Seed] = []
+    for name, stage in stages.items():
+        by_group: dict[str | None, list[Seed]] = {}
+        for row in rows:
+            if seed := _seed(name, stage, dict(row), row.group, "labelled", row._spri_id):
+                by_group.setdefault(row.group, []).append(seed)
+        if not by_group:
+            raise UsageError(
+                f"no training row holds what {name} writes ({', '.join(stage.signature.output_fields)}): give such "
+                "rows, or set labelled = 0 in the pool"
+            )
+        for seeds in by_group.values():
+            found += rng.sample(seeds, min(most, len(seeds)))
     return found
 
 

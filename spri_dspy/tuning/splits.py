@@ -7,7 +7,8 @@
 
 Splits are made of whole clusters, and of texts that are nearly the same, so that nothing stands on both sides; groups
 are spread evenly. Everything depends on the examples and the seed alone. Texts of given splits that match are refused
-(`leaks`); seeds may match training examples, and nothing else.
+(`leaks`); seeds may match training examples, and nothing else. Of an evaluation set nothing may stand in train; what
+candidates are chosen on may be of one that is named, and the splits say so.
 
 It knows examples and texts, nothing of programs or metrics.
 """
@@ -20,9 +21,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from spri_dspy.errors import UsageError
+from spri_dspy.errors import LeakError, UsageError
 from spri_dspy.leaks import Leak, Text, check_leaks, find_leaks
 from spri_dspy.tasks import Example, as_examples
+from spri_dspy.tasks.example import check_trainable, evaluation_set
 
 WITHOUT_BOTH = {"train": 0.2, "validation": 0.5, "test": 0.3}
 WITHOUT_TEST = {"train": 0.4, "test": 0.6}
@@ -36,6 +38,7 @@ class Splits:
 
     Attributes:
         leaks: texts that stand on two sides, where that was allowed.
+        chosen_on: evaluation sets that search and holdout are of.
         unscorable: ids of examples that were left out because nothing can score them, and what they lack.
     """
 
@@ -44,6 +47,7 @@ class Splits:
     holdout: tuple[Example, ...]
     test: tuple[Example, ...]
     leaks: tuple[Leak, ...] = ()
+    chosen_on: tuple[str, ...] = ()
     unscorable: Mapping[str, str] = field(default_factory=dict)
 
     def without(self, unscorable: Mapping[str, str]) -> Splits:
@@ -63,7 +67,14 @@ class Splits:
                 "groups": dict(sorted(Counter(e.group for e in part if e.group is not None).items())),
             }
             for name, part in self.parts().items()
-        } | ({"leaks": [str(leak) for leak in self.leaks[:20]]} if self.leaks else {})
+        } | {
+            name: value
+            for name, value in {
+                "leaks": [str(leak) for leak in self.leaks[:20]],
+                "chosen_on": list(self.chosen_on),
+            }.items()
+            if value
+        }
 
     def parts(self) -> dict[str, tuple[Example, ...]]:
         """The splits by name, in order of use."""
@@ -81,6 +92,7 @@ def make_splits(
     fractions: Mapping[str, float] | None = None,
     holdout: float = 0.5,
     seed: int = 0,
+    select_on: Sequence[str] = (),
     allow_leak: bool = False,
 ) -> Splits:
     """Split what is given, and check that nothing stands on two sides.
@@ -96,10 +108,11 @@ def make_splits(
         fractions: of train, validation and test (0: none), where neither validation nor test is given.
         holdout: share of validation that the search does not see, in (0, 1).
         seed: decides the splits.
+        select_on: evaluation sets that `validation` may be of; `train` never.
         allow_leak: go on although texts match; the matches are kept in the result.
 
     Raises:
-        LeakError: a text stands on two sides.
+        LeakError: a text stands on two sides, or an example of an evaluation set in train, or unnamed in validation.
         UsageError: a share is out of range, ids are not unique, or there are too few examples.
     """
     if not 0 < holdout < 1:
@@ -110,6 +123,7 @@ def make_splits(
     }
     if not parts["train"]:
         raise UsageError("there are no training examples")
+    chosen_on = _evaluation_sets(parts["train"], parts.get("validation", ()), select_on)
     text_of = _Texts([e for part in parts.values() for e in part], text_input, input_names)
     texts = dict.fromkeys(str(seed[text_of.name]) for seed in seeds if seed.get(text_of.name))
     known = [Text(f"seed {n}", text, "seeds") for n, text in enumerate(texts, 1)]
@@ -126,8 +140,29 @@ def make_splits(
     shares = {"search": 1 - holdout, "holdout": holdout}
     halves = cut(parts["validation"], shares, text_of=text_of, rng=random.Random(f"{seed}/confirm"))
     return Splits(
-        tuple(parts["train"]), halves["search"], halves["holdout"], tuple(parts.get("test", ())), found
+        tuple(parts["train"]),
+        halves["search"],
+        halves["holdout"],
+        tuple(parts.get("test", ())),
+        found,
+        chosen_on,
     )
+
+
+def _evaluation_sets(
+    train: Iterable[Example], validation: Iterable[Example], select_on: Sequence[str]
+) -> tuple[str, ...]:
+    """The evaluation sets that validation is of, each of them named."""
+    for example in train:
+        check_trainable(example)
+    found = dict.fromkeys(name for e in validation if (name := evaluation_set(e)) is not None)
+    for name in found:
+        if name not in select_on:
+            raise LeakError(
+                f"leak: validation is of {name}, an evaluation set: choose candidates on other data, or name it with "
+                f'select_on = ["{name}"], and the result will say that it was chosen on it'
+            )
+    return tuple(found)
 
 
 def _missing_shares(parts: Mapping[str, Any], fractions: Mapping[str, float] | None) -> dict[str, float]:

@@ -50,6 +50,22 @@ READABLE = {
 }
 
 
+def test_a_reason_beside_a_whole_score_is_what_a_judge_is_to_say(task):
+    answers = [
+        {"response": "apple", "human_score": 5, "feedback": "A fruit."},
+        {"response": "pear", "human_score": 4.5, "feedback": "A fruit."},
+        {"response": "plum", "feedback": "A fruit."},
+        {"response": "fig", "human_score": 1},
+    ]
+    found = [e.label_values for e in task.examples([ASKED | {"responses": answers}])]
+    assert found == [
+        {"human_score": 5, "feedback": "A fruit.", "score": 5},
+        {"human_score": 4.5},
+        {},
+        {"human_score": 1},
+    ]
+
+
 @pytest.mark.parametrize("shape", READABLE)
 def test_answers_are_read_in_every_shape_that_a_user_would_write(task, shape):
     columns, expected = READABLE[shape]

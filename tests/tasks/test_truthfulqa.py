@@ -145,7 +145,7 @@ def test_it_is_refused_as_data_to_tune_on(tmp_path, monkeypatch, split):
     assert_refused(
         command("tune", "recipe.toml"),
         2,
-        "leak: example 'q1/1' is of TruthfulQA",
+        "leak: example 'train/q1/1' is of TruthfulQA",
         "nothing of it is tuned on",
     )
 

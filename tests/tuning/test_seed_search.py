@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 import subprocess
 import sys
 
@@ -18,12 +19,13 @@ from spri_dspy.metrics.pearson import metric as pearson
 from spri_dspy.metrics.readers import own_judgement
 from spri_dspy.records import Record
 from spri_dspy.tasks import make_example
+from spri_dspy.tuning.example_metric import as_rows
 from spri_dspy.tuning.experiment import REPORT, Experiment
 from spri_dspy.tuning.programs import identity, stages_of
 from spri_dspy.tuning.racing.objectives import row_of
 from spri_dspy.tuning.racing.race import Row
 from spri_dspy.tuning.racing.rounds import Racing
-from spri_dspy.tuning.seeds import Pool, Seed, bootstrapped_seeds, unique, written_seeds
+from spri_dspy.tuning.seeds import Pool, Seed, bootstrapped_seeds, labelled_seeds, unique, written_seeds
 from tests.tuning.world import (
     HELPFUL,
     Town,
@@ -448,6 +450,42 @@ def test_written_seeds_serve_every_stage_whose_fields_they_have():
     whole = {"question": "q", "principles": "p", "response": {"feedback": "f", "score": 3}}
     assert [s.stage for s in written_seeds([whole], stages)] == ["principles.generate", "response.generate"]
     assert [s.stage for s in written_seeds(seed_rows(["tunnel"]), stages)] == ["principles.generate"] * 2
+
+
+def test_labelled_seeds_are_training_rows_that_hold_what_a_stage_writes():
+    stages = stages_of(make_program(Town()), ["principles.generate"])
+    bare = make_examples(Town(), 8)
+    whole = [e.changed(labels={**e.label_values, "oracle_principles": f"p {e.id}"}) for e in bare]
+    found = labelled_seeds(as_rows([*bare[:3], *whole]), stages, 3, random.Random(0))
+    assert [s.group for s in found] == ["north"] * 3 + ["south"] * 3
+    assert {(s.source, s.origin, s.demo["principles"]) for s in found} <= {
+        ("labelled", e.id, f"p {e.id}") for e in whole
+    }
+    assert len({s.origin for s in found}) == 6
+    assert found == labelled_seeds(as_rows([*bare[:3], *whole]), stages, 3, random.Random(0))
+    with pytest.raises(
+        UsageError, match=r"no training row holds what principles.generate writes \(principles"
+    ):
+        labelled_seeds(as_rows(bare), stages, 3, random.Random(0))
+
+
+def test_what_is_said_of_an_answer_is_shown_to_its_judge_and_never_to_a_critic():
+    task = spri.load_task("rubrics")
+    answer = {"response": "apple", "human_score": 5, "feedback": "A fruit."}
+    (example,) = task.examples([{"id": "i", "instruction": "Name a fruit.", "responses": [answer]}])
+    judge, program = load_judge("generic"), spri.SPRI(task)
+    (row,) = as_rows([example], [judge.ask["score"].signature])
+    assert (row.feedback, row.score) == ("A fruit.", 5)
+    for stages in ([program.response.critique], [judge.ask["score"], program.principles.critique], []):
+        (row,) = as_rows([example], [each.signature for each in stages])
+        assert "feedback" not in row and "score" not in row
+
+
+def test_a_written_seed_of_an_evaluation_set_is_refused():
+    stages = stages_of(make_program(Town()), ["principles.generate"])
+    row = {**seed_rows(["tunnel"])[0], "evaluation_only": "TruthfulQA"}
+    with pytest.raises(LeakError, match="written seed 1 is of TruthfulQA, an evaluation set"):
+        written_seeds([row], stages)
 
 
 def test_the_same_seed_is_kept_once():

@@ -175,6 +175,25 @@ def test_dspy_examples_bring_group_cluster_id_and_labels():
     assert found[1] == make_example("train/2", {"post": "q", "aim": "b"}, None, "c", {"extra": "e"})
 
 
+def of_an_evaluation_set(examples):
+    return [e.changed(labels={"evaluation_only": "Quiz"}) for e in examples]
+
+
+def test_an_evaluation_set_is_never_trained_on_and_chosen_on_only_where_it_is_named():
+    ours, theirs = rows(20), of_an_evaluation_set(rows(20, first=20))
+    for train, validation, test in ((theirs, None, None), ([*ours, theirs[0]], rows(20, first=40), [])):
+        with pytest.raises(
+            LeakError, match="'train/r20' is of Quiz, an evaluation set: nothing of it is tuned"
+        ):
+            split(train, validation, test, select_on=["Quiz"])
+    with pytest.raises(LeakError, match=r'validation is of Quiz, .* name it with select_on = \["Quiz"\]'):
+        split(ours, theirs, [], select_on=["quiz"])
+    found = split(ours, theirs, [], select_on=["Quiz"])
+    assert found.chosen_on == ("Quiz",) and found.to_json()["chosen_on"] == ["Quiz"]
+    reported = split(ours, rows(20, first=40), theirs)
+    assert reported.chosen_on == () and "chosen_on" not in reported.to_json()
+
+
 def test_what_is_no_example_is_refused():
     with pytest.raises(UsageError, match="example 2 is of type int"):
         split([rows(1)[0], 3])

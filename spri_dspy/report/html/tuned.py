@@ -46,6 +46,7 @@ def _shown(report: Mapping[str, Any], cleaner: Cleaner, offline: bool) -> dict[s
         "stopped": cleaner.message(report.get("stopped") or ""),
         "unscorable": len(unscorable),
         "leaks": [cleaner.message(leak) for leak in (report["splits"].get("leaks") or ())][:3],
+        "chosen_on": [cleaner.text(name) for name in (report["splits"].get("chosen_on") or ())],
         "splits": [
             (name, part["examples"], part["clusters"])
             for name, part in report["splits"].items()

@@ -2,8 +2,8 @@
 
 DSPy's own optimizers average one number an example; a correlation with people is no such average. This one
 
-1. makes a pool of seeds: the start's and those given, accepted answers to training examples, an LM's new ones
-   (`seeds`);
+1. makes a pool of seeds: the start's and those given, labelled training examples, accepted answers to others, an LM's
+   new ones (`seeds`);
 2. searches sets of them (`samplers`), a race a round (`racing`): each candidate is paid for as long as it has a chance.
 
 It finds nothing that is not made of its pool.
@@ -18,6 +18,7 @@ from typing import Any
 from spri_dspy.tasks import Example
 from spri_dspy.tuning.context import Context
 from spri_dspy.tuning.dspy_search import Count, Size
+from spri_dspy.tuning.example_metric import as_rows
 from spri_dspy.tuning.programs import stages_of
 from spri_dspy.tuning.racing.objectives import objective_of, row_of
 from spri_dspy.tuning.racing.rounds import Racing, search_sets
@@ -26,6 +27,7 @@ from spri_dspy.tuning.seeds import (
     Pool,
     Seed,
     bootstrapped_seeds,
+    labelled_seeds,
     proposed_seeds,
     start_seeds,
     unique,
@@ -128,6 +130,9 @@ def _pool_of_seeds(context: Context, stage_names: Sequence[str], pool: Pool) -> 
     """Seeds of all sources, the start's first."""
     stages, metric = stages_of(context.start, stage_names), context.metric
     seeds = [*start_seeds(stages), *written_seeds(pool.written, stages)]
+    if pool.labelled:
+        rows = as_rows(context.train, [each.signature for each in stages.values()])
+        seeds += labelled_seeds(rows, stages, pool.labelled, random.Random(f"{context.rng_seed}/labelled"))
     if pool.bootstrapped or pool.proposed:
         context.evaluator.tell("pool of seeds")
         teacher = context.teacher or context.start
