@@ -270,12 +270,12 @@ class Work:
         Raises:
             UsageError: another example had its id.
         """
-        if example.id in self.finished:
+        name = example.id
+        if name in self.finished:
             self.summary.skipped += 1
             return False
-        if example.id in self.started:
-            raise UsageError(f"two examples have the id {example.id!r}; ids must be unique")
-        self.started[example.id] = 1
+        if self.started.add(name, 1):
+            raise UsageError(f"two examples have the id {name!r}; ids must be unique")
         return True
 
     async def drain(self, queue: Iterator[Example]) -> None:

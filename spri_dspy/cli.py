@@ -149,7 +149,8 @@ def run(
         for record in plan.records(directory):
             print_json(record.to_json())
     else:
-        print_parts((terminal.glance if text is None else terminal.answers)(plan.records(directory)))
+        shown = directory if plan.is_all_of(directory) else plan.records(directory)
+        print_parts(terminal.glance(shown) if text is None else terminal.answers(plan.records(directory)))
         print_lines(figures.own_lines(directory))
     _end(ended, plan.next_commands(directory))
 

@@ -20,8 +20,8 @@ EARLIER = ".earlier"
 """The folder that holds, while a run is replaced, what was there before."""
 
 
-def append_line(out: int, value: Any, path: str | Path) -> None:
-    """Append one JSON line whole or not at all.
+def append_line(out: int, value: Any, path: str | Path) -> bytes:
+    """Append one JSON line whole or not at all; returns it.
 
     Raises:
         UsageError: it cannot be written.
@@ -38,6 +38,7 @@ def append_line(out: int, value: Any, path: str | Path) -> None:
             f"{path} cannot be written: {error.strerror}; mend that and start the same command again, finished "
             "examples are kept"
         ) from None
+    return line
 
 
 def last_line_start(file: Any) -> int:

@@ -33,15 +33,29 @@ class IdTable:
         return self._values[place] if self._keys[place] else default
 
     def __setitem__(self, name: str, value: int) -> None:
+        self.replace(name, value)
+
+    def replace(self, name: str, value: int) -> int:
+        """Set the number of an id; returns the one that it had, 0 if it had none."""
+        return self._put(name, value, keep=False)
+
+    def add(self, name: str, value: int) -> int:
+        """Give an id a number if it has none; returns the one that it had, 0 if it had none."""
+        return self._put(name, value, keep=True)
+
+    def _put(self, name: str, value: int, *, keep: bool) -> int:
         key = _key(name)
         place = self._place(key)
-        if not self._keys[place]:
-            self._n += 1
-            if 3 * self._n > 2 * len(self._keys):
-                self._grow()
-                place = self._place(key)
-            self._keys[place] = key
-        self._values[place] = value
+        if self._keys[place]:
+            before = self._values[place]
+            if not keep:
+                self._values[place] = value
+            return before
+        self._keys[place], self._values[place] = key, value
+        self._n += 1
+        if 3 * self._n > 2 * len(self._keys):
+            self._grow()
+        return 0
 
     def _place(self, key: int) -> int:
         """Where a key is, or would be: probing goes to the next place while another key is there."""

@@ -205,7 +205,7 @@ _SHAPES: dict[str, type | tuple[type, ...]] = {
 }
 """What a record's fields are in JSON, whoever wrote the line."""
 
-_COUNTS = ("calls", "cached", "input_tokens", "output_tokens")
+_COUNTS = {"calls", "cached", "input_tokens", "output_tokens"}
 
 
 def is_record(value: Any) -> bool:
@@ -213,8 +213,8 @@ def is_record(value: Any) -> bool:
     if not isinstance(value, dict) or "id" not in value or "inputs" not in value:
         return False
     fields: dict[str, Any] = cast("dict[str, Any]", value)
-    for name, kinds in _SHAPES.items():
-        if name in fields and not isinstance(fields[name], kinds):
+    for name, part in fields.items():
+        if not isinstance(part, _SHAPES.get(name, object)):
             return False
     for part in fields.get("trace", ()):
         if not isinstance(part, dict) or "stage" not in part or "candidate" not in part:
@@ -223,7 +223,7 @@ def is_record(value: Any) -> bool:
         if verdict and not (isinstance(verdict, dict) and "feedback" in verdict and "score" in verdict):
             return False
     for used in fields.get("usage", {}).values():
-        if not isinstance(used, dict) or not all(name in used for name in _COUNTS):
+        if not isinstance(used, dict) or not used.keys() >= _COUNTS:
             return False
     failure: Any = fields.get("failure") or {}
     return isinstance(failure.get("chain", []), list)

@@ -16,22 +16,23 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 from weakref import WeakSet
 
 from spri_dspy.durable import append_line, last_line_start, put_back, set_aside, write_whole
+from spri_dspy.ends import End, Ends, Finished
 from spri_dspy.errors import DataError, RunMismatchError, UsageError
-from spri_dspy.id_table import IdTable
 from spri_dspy.records import SCHEMA, Record, is_record
 from spri_dspy.strict_json import from_text, to_text
 
 logger = logging.getLogger(__name__)
 
 MANIFEST, RECORDS, CALLS, CACHE, LOCK = "manifest.json", "records.jsonl", "calls.jsonl", "cache", "lock"
-BATCHES = "batches"
+BATCHES, INDEX = "batches", "records.index"
 PARTIAL = f"{MANIFEST}.partial"
 MADE_FROM_IT = ("judged", "exports")
 """Folders in a run directory of what was made from the run; they go with it."""
@@ -57,7 +58,7 @@ class RunDir:
         self._lock: int | None = None
         self._out: int | None = None
         self._unreadable: set[int] = set()
-        self._ends: _Ends | None = None
+        self._ends: Ends | None = None
 
     @classmethod
     def create(cls, path: str | Path, manifest: Mapping[str, Any], *, fresh: bool = False) -> RunDir:
@@ -134,7 +135,7 @@ class RunDir:
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 **manifest,
             }
-            with set_aside(self.path, (RECORDS, CALLS, CACHE, BATCHES, *MADE_FROM_IT), MANIFEST):
+            with set_aside(self.path, (RECORDS, INDEX, CALLS, CACHE, BATCHES, *MADE_FROM_IT), MANIFEST):
                 self._write_manifest()
         self._mend_last_line()
         self._out = os.open(self.path / RECORDS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -193,9 +194,9 @@ class RunDir:
         """
         assert self._out is not None, "the run is not open for writing"
         self.check_there()
-        append_line(self._out, record.to_json(), self._records)
+        line = append_line(self._out, record.to_json(), self._records)
         if self._ends is not None and self._ends.stamp is None:
-            self._ends.add(record.id, ok=record.ok)
+            self._ends.add(line, End.of(record))
 
     def check_there(self) -> None:
         """Refuse to go on with a run whose files somebody removed or replaced; a run open for reading is not looked at.
@@ -218,15 +219,19 @@ class RunDir:
                 "the same command again"
             )
 
-    def records(self) -> Iterator[Record]:
+    def records(self, *, failed: bool = False) -> Iterator[Record]:
         """Finished examples in the order in which they finished; of an example that ran twice, the last.
 
         A line that cannot be read is passed over with a warning: its example counts as not finished.
+
+        Args:
+            failed: only those that failed.
         """
         ends = self._read_ends()
+        is_wanted = ends.is_failure if failed else ends.is_last
         for number, line in self._lines():
-            record = _record(line)
-            if record is not None and abs(ends.lines.get(record.id)) == number:
+            record = _record(line) if is_wanted(number) else None
+            if record is not None:
                 yield record
 
     def finished(self, *, retry_errors: bool = False) -> Finished:
@@ -239,25 +244,24 @@ class RunDir:
         ends = self._read_ends()
         return ends.n_finished, ends.n_failed
 
-    def _read_ends(self) -> _Ends:
-        """The line of each example's last record. Read once by the one who writes, by others when the file changes."""
-        now = None if self._out is not None else _stamp(self.path / RECORDS)
+    @property
+    def stops(self) -> Counter[str]:
+        """How many finished examples have each stop reason, such as "response accepted"."""
+        return self._read_ends().stops()
+
+    def _read_ends(self) -> Ends:
+        """How each example ended. Read once by the one who writes, by others when the file changes."""
+        path = self.path / RECORDS
+        now = None if self._out is not None else _stamp(path)
         if self._ends is not None and self._ends.stamp == now:
             return self._ends
-        ends = _Ends(now)
-        for number, line in self._lines():
-            ends.n_lines = number
-            found = _id_and_success(line)
-            if found is not None:
-                ends.add(found[0], ok=found[1], number=number)
-            elif line.endswith(b"\n") and number not in self._unreadable:
-                self._unreadable.add(number)
-                logger.warning(
-                    "%s, line %d cannot be read; its example counts as not finished",
-                    *(self.path / RECORDS, number),
-                )
-        self._ends = ends
-        return ends
+        _refuse_irregular(path)
+        self._ends = Ends.read(path, self.path / INDEX, now)
+        for number in self._ends.unreadable:
+            if number not in self._unreadable:
+                logger.warning("%s, line %d cannot be read; its example counts as not finished", path, number)
+        self._unreadable.update(self._ends.unreadable)
+        return self._ends
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """The lines with their numbers, from 1."""
@@ -269,6 +273,8 @@ class RunDir:
 
     def close(self) -> None:
         """Release the lock; more calls do nothing."""
+        if self._out is not None and self._ends is not None:
+            self._ends.stamp = _stamp_of(os.fstat(self._out))
         for name in ("_out", "_lock"):
             descriptor = getattr(self, name)
             setattr(self, name, None)
@@ -346,73 +352,17 @@ def file_fingerprint(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-class _Ends:
-    """Where the last record of each example stands.
-
-    Attributes:
-        lines: the number of its line by the example's id, negative if the example failed.
-        n_lines: of the file.
-        n_finished, n_failed: examples with a record, and those whose last one is a failure.
-        stamp: of the file when it was read; None of the one who writes it.
-    """
-
-    def __init__(self, stamp: tuple[int, ...] | None) -> None:
-        self.lines, self.n_lines, self.n_finished, self.n_failed = IdTable(), 0, 0, 0
-        self.stamp = stamp
-
-    def add(self, name: str, *, ok: bool, number: int | None = None) -> None:
-        """A further record of an example, in the next line if no number is given."""
-        self.n_lines = self.n_lines + 1 if number is None else number
-        before = self.lines.get(name)
-        self.n_finished += before == 0
-        self.n_failed += (not ok) - (before < 0)
-        self.lines[name] = self.n_lines if ok else -self.n_lines
-
-
 def _stamp(path: Path) -> tuple[int, ...]:
     """What changes when a file is written; () if it is not there."""
     try:
         found = path.stat()
     except OSError:
         return ()
+    return _stamp_of(found)
+
+
+def _stamp_of(found: os.stat_result) -> tuple[int, ...]:
     return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-class Finished(Set[str]):
-    """Ids of examples that were finished at one moment: a set in little memory, that reads the run to list them."""
-
-    def __init__(
-        self, lines: Callable[[], Iterator[tuple[int, bytes]]], ends: _Ends, *, retry_errors: bool
-    ) -> None:
-        self._lines, self._ends, self._retry_errors = lines, ends, retry_errors
-        self._until = ends.n_lines
-        self._n = ends.n_finished - (ends.n_failed if retry_errors else 0)
-
-    def __contains__(self, name: object) -> bool:
-        line = self._ends.lines.get(name) if isinstance(name, str) else 0
-        return 0 < abs(line) <= self._until and (line > 0 or not self._retry_errors)
-
-    def __len__(self) -> int:
-        return self._n
-
-    def __iter__(self) -> Iterator[str]:
-        for number, line in self._lines():
-            found = _id_and_success(line) if number <= self._until else None
-            if found is not None and abs(self._ends.lines.get(found[0])) == number and found[0] in self:
-                yield found[0]
-
-    @classmethod
-    def _from_iterable(cls, it: Iterable[Any]) -> Any:  # of unions and differences
-        return set(it)
-
-
-def _id_and_success(line: bytes) -> tuple[str, bool] | None:
-    """A record's id, and whether its example went well; None of a line that `_record` cannot read."""
-    try:
-        value = from_text(line)
-        return (value["id"], value.get("error") is None) if is_record(value) else None
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
 
 
 def _record(line: bytes) -> Record | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 from spri_dspy.bulk import Summary
@@ -12,6 +13,9 @@ from spri_dspy.commands.execution import Execution
 from spri_dspy.progress import Progress, Totals
 from spri_dspy.records import Record
 from spri_dspy.runs import RunDir
+
+_LOOKED_AT = 100
+"""Records among which one that was refined is looked for."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +84,12 @@ def execute_watched(
 
 def show_command(directory: RunDir) -> list[str]:
     """The command that shows an example worth a look: one that failed, else one that was refined, else any."""
-    refined = failed = first = None
-    for record in directory.records():
-        first = first or record
-        refined = refined or (record if len(record.trace) > 2 else None)
-        if not record.ok:
-            failed = record
-            break
-    chosen = failed or refined or first
+    if directory.counts[1]:
+        chosen = next(directory.records(failed=True), None)
+    else:
+        looked_at = list(islice(directory.records(), _LOOKED_AT))
+        refined = (record for record in looked_at if len(record.trace) > 2)
+        chosen = next(refined, looked_at[0] if looked_at else None)
     return (
         [] if chosen is None else [f"spri show {shlex.quote(str(directory.path))} {shlex.quote(chosen.id)}"]
     )

@@ -172,16 +172,21 @@ class RunPlan:
 
     def records(self, directory: RunDir) -> Iterator[Record]:
         """The finished records of what is asked, in the order of the input where they are few enough to sort."""
-        is_large, is_all = self.total > SORTED_AT_MOST, self.request.limit is None
-        if is_large and is_all and self.total == directory.counts[0]:
-            return directory.records()  # what is there is what is asked
+        if self.is_all_of(directory):
+            return directory.records()
         wanted = {example.id: number for number, example in enumerate(self.source())}
         asked = (record for record in directory.records() if record.id in wanted)
         return iter(sorted(asked, key=lambda r: wanted[r.id])) if len(wanted) <= SORTED_AT_MOST else asked
 
+    def is_all_of(self, directory: RunDir) -> bool:
+        """Whether a run holds what is asked and nothing else; only told where it is too large to be sorted."""
+        is_large, is_all = self.total > SORTED_AT_MOST, self.request.limit is None
+        return is_large and is_all and self.total == directory.counts[0]
+
     def next_commands(self, directory: RunDir) -> list[str]:
         """What to do with the run next, a command each; judging only where there is an answer."""
-        if not any(record.ok for record in directory.records()):
+        n_finished, n_failed = directory.counts
+        if n_finished == n_failed:
             return show_command(directory)
         judge = f"spri judge {shlex.quote(str(directory.path))}"
         if "judge" in self.specs:

@@ -162,9 +162,10 @@ def _finding(run: RunDir, criterion: str) -> Finding:
 
 
 def has_judgements(run: RunDir) -> bool:
-    """True if the run's responses are judgements: scores of answers that the data brought."""
+    """True if the run's responses are judgements: scores of answers that the data brought. One tells of all."""
     responses = (record.outputs.get("response") for record in run.records() if record.ok)
-    return any(isinstance(response, Mapping) and "score" in response for response in responses)
+    response = next((each for each in responses if each is not None), None)
+    return isinstance(response, Mapping) and "score" in response
 
 
 def named_lms(run: RunDir) -> dict[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from spri_dspy.errors import DataError
@@ -161,15 +162,18 @@ def answers(records: Iterable[Record]) -> Iterator[RenderableType]:
         yield block("error", record.error, "red") if record.error else as_text((_ends(record), "dim"))
 
 
-def glance(records: Iterable[Record]) -> Iterator[RenderableType]:
-    """A run as a table: an example a row, how its loops ended, how its response begins; then the counts."""
-    total, failed, ends = 0, 0, Counter[str]()
-    shown: list[Record] = []
-    for record in records:
-        total, failed = total + 1, failed + (not record.ok)
-        ends.update(f"{stage} {reason}" for stage, reason in record.stop_reasons.items())
-        if len(shown) < _SHOWN:
-            shown.append(record)
+def glance(of: RunDir | Iterable[Record]) -> Iterator[RenderableType]:
+    """A run or records as a table: an example a row, how its loops ended, how its response begins; then counts."""
+    if isinstance(of, RunDir):
+        shown = list(islice(of.records(), _SHOWN))
+        (total, failed), ends = of.counts, of.stops
+    else:
+        shown, total, failed, ends = list[Record](), 0, 0, Counter[str]()
+        for record in of:
+            total, failed = total + 1, failed + (not record.ok)
+            ends.update(f"{stage} {reason}" for stage, reason in record.stop_reasons.items())
+            if len(shown) < _SHOWN:
+                shown.append(record)
     yield _Rows(shown)
     if total > _SHOWN:
         yield as_text((f"... and {total - _SHOWN:,} more", "dim"))

@@ -18,7 +18,7 @@ import dspy
 from spri_dspy.errors import DataError, SpriError, UsageError
 from spri_dspy.id_table import IdTable
 from spri_dspy.lookup import lookup, where_raised
-from spri_dspy.tasks.example import Example, as_example, as_examples, make_example
+from spri_dspy.tasks.example import Example, as_example, as_examples, bare_example, make_example
 from spri_dspy.tasks.fields import place_of, read_rows
 
 if TYPE_CHECKING:
@@ -124,9 +124,9 @@ class Task:
         place = number = None
         for place, number, row in rows:
             name = row.get("id") if self.is_one_a_row else None
-            if isinstance(name, str) and name in finished and name not in seen:
-                seen[name] = number * _GROUPS + _GROUPS - 1
-                yield make_example(name, {})
+            here = number * _GROUPS + _GROUPS - 1
+            if isinstance(name, str) and name in finished and not seen.add(name, here):
+                yield bare_example(name)
                 continue
             for example in self._examples_of(row, place, number):
                 group = groups.setdefault(example.group, len(groups))

@@ -12,6 +12,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def _kind_by_content(file: io.BufferedIOBase) -> str | None:
 
 def _lines(file: io.BufferedIOBase, shown: str) -> Rows:
     """One JSON object a line."""
-    for number, line in enumerate(iter(lambda: file.readline(ROW_BYTES + 1), b""), 1):
+    for number, line in enumerate(iter(partial(file.readline, ROW_BYTES + 1), b""), 1):
         place = f"{shown}, line {number}"
         if len(line) > ROW_BYTES:
             raise _too_long(place)

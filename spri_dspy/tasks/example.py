@@ -92,6 +92,15 @@ def evaluation_set(example: Example) -> str | None:
     return example.label_values.get(EVALUATION_ONLY)
 
 
+def bare_example(id: str) -> Example:
+    """An example without inputs and labels, of which nothing but the id is needed; made in a fifth of the time."""
+    example = Example.__new__(Example)
+    store = {"id": id, "group": None, "cluster": None}
+    # The id is an attribute too: DSPy looks in the store last.
+    vars(example).update(id=id, _store=store, _demos=[], _input_keys=set())
+    return example
+
+
 def check_trainable(example: Example) -> None:
     """Refuse what belongs to an evaluation set where something is tuned, or seeds are made.
 
