@@ -104,7 +104,7 @@ test-serve: $(VENV)/.serve-ok
 	@touch $@
 
 test-integrations: .venv-integrations/.ok .venv-deepeval/.ok
-	@.venv-integrations/bin/python -m pytest -q -m "$(HERE)" tests/integrations
+	@.venv-integrations/bin/python -m pytest -q -m "$(HERE)" tests/integrations tests/test_sft_tune.py
 	@.venv-deepeval/bin/python -m pytest -q -m "$(HERE)" tests/integrations/test_deepeval.py
 
 # No mkdocs of its own: the pages' blocks are run by `make test`. The variable silences advertising.

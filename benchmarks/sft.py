@@ -53,7 +53,7 @@ def commands(cell: Cell) -> Sequence[str]:
     return (
         "No model was tuned for this output. To get such a figure for a run:",
         f"1. spri export {cell.path} --format sft",
-        f"2. python -m benchmarks sft_tune --data {cell.path}/exports/sft-jsonl/sft.jsonl --model MODEL --out TUNED",
+        f"2. python -m benchmarks sft_tune --data {cell.path}/exports/sft-jsonl/sft.jsonl --base MODEL --out TUNED",
     )
 
 
