@@ -2,7 +2,7 @@
 
     spri export RUN --format sft
     python -m benchmarks sft_tune --base meta-llama/Llama-3.1-8B --data RUN/exports/sft-jsonl/sft.jsonl --out TUNED
-    python -m benchmarks sft_tune --base model.gguf --data spri=RUN1 --data direct=RUN2 --seeds 0,1,2 --out TUNED
+    python -m benchmarks sft_tune --base model.gguf --data RUN1 --data RUN2 --seeds 0,1,2 --out TUNED
 
 Several `--data` make a grid: every one is tuned on with every seed, on the examples that all of them have, and the
 untuned base stands beside. The same command again goes on where it stopped, in the middle of training and of scoring
@@ -31,7 +31,6 @@ from benchmarks.finetune.report import sections
 from benchmarks.sections import Section, put_out
 from spri_dspy.durable import write_whole
 from spri_dspy.errors import UsageError
-from spri_dspy.screen import say
 
 UNTUNED = "untuned"
 SCORES = "scores.json"
@@ -76,7 +75,7 @@ def _read(options: argparse.Namespace) -> list[rows.TrainingData]:
     """What is trained on."""
     if not options.base:
         raise UsageError("--data needs --base: what is tuned on it")
-    data = [rows.read(spec, options.method, include_all=options.all) for spec in options.data]
+    data = [rows.read(spec, options.method) for spec in options.data]
     if len(names := [each.name for each in data]) > len(set(names)) or UNTUNED in names:
         raise UsageError(f"--data: {', '.join(names)}: every one needs its own name: --data NAME=PATH")
     return rows.on_the_same(data)
@@ -190,7 +189,9 @@ def _clock(what: str, unit: str) -> Callable[[int, int], None]:
             return
         said = now
         left = (now - began) / max(n - first, 1) * (total - n)
-        say(f"sft_tune: {what}: {n} of {total} {unit}, {now - began:.0f} s, about {left:.0f} s left")
+        sys.stderr.write(
+            f"sft_tune: {what}: {n} of {total} {unit}, {now - began:.0f} s, about {left:.0f} s left\n"
+        )
 
     return tell
 
@@ -208,7 +209,7 @@ def _options() -> argparse.ArgumentParser:
         "--data",
         action="append",
         metavar="[NAME=]PATH",
-        help="a run, or a file from spri export; repeat for a grid",
+        help="an exported run, or a file from spri export; repeat for a grid",
     )
     add("--base", "--model", metavar="NAME", help="a Hugging Face model, a GGUF file, or tiny")
     add(
@@ -219,7 +220,6 @@ def _options() -> argparse.ArgumentParser:
         help="where adapters and scores go, and are found again",
     )
     add("--method", choices=rows.METHODS, default="sft", help="what the data is for (default sft)")
-    add("--all", action="store_true", help="of a run, responses too that its critic did not accept")
     add("--seeds", type=_seeds, default=[0], metavar="N,N", help="of training (default 0)")
     add("--device", choices=models.DEVICES, default="auto")
     add("--questions", type=Path, metavar="FILE", help="local questions (default: TruthfulQA from the hub)")

@@ -1,4 +1,4 @@
-"""What is trained on: exports (or runs) of `spri`, on the same instructions, and nothing of the evaluation set.
+"""What is trained on: exports of `spri`, on the same instructions, and nothing of the evaluation set.
 
 It knows rows, records and the leak guard; it knows no model.
 """
@@ -13,7 +13,6 @@ from typing import Any
 
 from benchmarks.finetune.choices import Question
 from spri_dspy.errors import DataError, LeakError
-from spri_dspy.export.formats import chat_row, preference_pair
 from spri_dspy.leaks import N_NAMED, Text, find_leaks
 from spri_dspy.runs import RunDir, fingerprint
 from spri_dspy.tasks.example import Example
@@ -45,13 +44,12 @@ class TrainingData:
         return fingerprint(list(self.rows))
 
 
-def read(spec: str, method: str, *, include_all: bool = False) -> TrainingData:
-    """Read `NAME=PATH` or `PATH`: a run directory, or a file that `spri export` wrote as jsonl.
+def read(spec: str, method: str) -> TrainingData:
+    """Read `NAME=PATH` or `PATH`: a file that `spri export` wrote as jsonl, or a run that was exported so.
 
     Args:
         spec: without a name that of the run, or of the file.
         method: one of METHODS; it says which format is meant.
-        include_all: of a run, responses too that its critic did not accept.
 
     Raises:
         DataError: it cannot be read, has no rows, or a row is not of the format; names the line.
@@ -59,23 +57,12 @@ def read(spec: str, method: str, *, include_all: bool = False) -> TrainingData:
     name, _, path = spec.rpartition("=")
     place = Path(path)
     if place.is_dir():
-        return _from_run(name or place.name, RunDir.read(place), method, include_all)
+        run, place = place, place / "exports" / f"{method}-jsonl" / f"{method}.jsonl"
+        if not place.is_file():
+            raise DataError(f"{place} is not there; write it with `spri export {run} --format {method}`")
     run = place.parents[2] if place.parent.parent.name == "exports" else None
     counts = _counts(RunDir.read(run)) if run and (run / "manifest.json").is_file() else None
-    return TrainingData(name or (run.name if run else place.stem), tuple(_from_file(place, method)), counts)
-
-
-def _from_run(name: str, run: RunDir, method: str, include_all: bool) -> TrainingData:
-    made = (
-        chat_row(record, include_all=include_all) if method == "sft" else preference_pair(record)
-        for record in run.records()
-    )
-    rows = tuple(_shaped(row, method) for row in made if isinstance(row, dict))
-    if not rows:
-        raise DataError(
-            f"{run.path}: no row for {method}; `spri export {run.path} --format {method}` says why"
-        )
-    return TrainingData(name, rows, _counts(run))
+    return TrainingData(name or (run.name if run else place.stem), tuple(_rows_of(place, method)), counts)
 
 
 def _counts(run: RunDir) -> Mapping[str, int | None]:
@@ -92,7 +79,7 @@ def _counts(run: RunDir) -> Mapping[str, int | None]:
     return {**found, "accepted": found["accepted"] if has_critic else None}
 
 
-def _from_file(path: Path, method: str) -> list[Row]:
+def _rows_of(path: Path, method: str) -> list[Row]:
     rows: list[Row] = []
     try:
         lines = path.read_text("utf-8").splitlines()
