@@ -90,13 +90,17 @@ def _inflater() -> Any:
     return zlib.decompressobj(zlib.MAX_WBITS | 32)  # gzip or zlib, by its first bytes
 
 
+REDIRECTS = (301, 302, 303, 307, 308)
+"""Statuses that send a request elsewhere."""
+
+
 def refuse_redirect(status: int, location: str) -> None:
     """Let no answer send a call elsewhere.
 
     Raises:
         UsageError: this one does, and so would every other; it names where to.
     """
-    if status in (301, 302, 303, 307, 308):
+    if status in REDIRECTS:
         raise UsageError(
             f"the server sends calls elsewhere ({status} to {location[:200]!r}), which is not followed: write that "
             "address into api_base if it is right"

@@ -4,7 +4,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import dspy
 import pytest
@@ -29,6 +31,48 @@ def test_interrupt_ends_a_run_at_once_though_the_batch_api_never_answers(tmp_pat
                 finally:
                     child.kill()
             assert child.stderr.read() == "spri: interrupted; the same command goes on where it stopped\n"
+
+
+class Page(BaseHTTPRequestHandler):
+    """A web server that is no batch API: a page in answer to everything, or a redirect."""
+
+    redirect_to = ""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b"<!doctype html><title>Sign in</title>"
+        self.send_response(307 if self.redirect_to else 200)
+        if self.redirect_to:
+            self.send_header("Location", self.redirect_to)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        self.do_POST()
+
+    def log_message(self, *_):
+        pass
+
+
+class Redirect(Page):
+    redirect_to = "http://127.0.0.1:9/elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("handler", "said"),
+    [(Page, "answered with a web page instead of JSON"), (Redirect, "give that address to --batch")],
+)
+def test_address_of_something_else_is_refused_at_once(tmp_path, handler, said):
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        api = f"http://127.0.0.1:{server.server_port}/v1"
+        program = spri.SPRI(spri.load_task("reappraisal")).set_lms(base=f"hosted_vllm/m?api_base={api}")
+        began = time.monotonic()
+        with pytest.raises(spri.PrerequisiteError, match=said):
+            spri.run_bulk(program, examples(1), tmp_path / "run", batch=f"{api}?settle=0.1&poll=0.05")
+        assert time.monotonic() - began < 20
+        server.shutdown()
 
 
 def test_program_that_calls_its_lm_synchronously_is_refused(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from urllib.parse import quote, urlsplit
 import orjson
 
 from spri_dspy.errors import PrerequisiteError
-from spri_dspy.lms.bodies import refuse_redirect
+from spri_dspy.lms.bodies import REDIRECTS
 from spri_dspy.redaction import redact
 
 TIMEOUT_SECONDS = 60.0
@@ -202,6 +202,12 @@ class BatchAPI:
         except (OSError, http.client.HTTPException) as error:
             raise Busy(f"{self.base}: {error}") from error
         said = _object(text) if len(text) <= _MOST_STATUS else None
+        if said is None and text.lstrip()[:1] == b"<":
+            raise PrerequisiteError(
+                f"{self.base}{path.partition('?')[0]} answered with a web page instead of JSON: it is no batch API, or "
+                "something stands in front of it; check the address of --batch (most end in /v1) and start the same "
+                "command again, what is finished is kept"
+            )
         if said is None:
             raise Busy(f"{self.base}{path} answered with no JSON object")
         return said
@@ -228,7 +234,12 @@ class BatchAPI:
             return _opener().open(request, timeout=TIMEOUT_SECONDS)
         except urllib.error.HTTPError as error:
             with error:
-                refuse_redirect(error.code, error.headers.get("Location") or "")
+                if error.code in REDIRECTS:
+                    to = (error.headers.get("Location") or "")[:200]
+                    raise PrerequisiteError(
+                        f"the batch API at {self.base} sends calls elsewhere ({error.code} to {to!r}), which is not "
+                        "followed: give that address to --batch if it is right"
+                    ) from None
                 text = error.read(100_000)
             raise self._refusal(path, error.code, text, error.headers.get("Retry-After")) from None
         except (OSError, http.client.HTTPException) as error:
