@@ -5,8 +5,9 @@
     python -m benchmarks sft_tune --base model.gguf --data RUN1 --data RUN2 --seeds 0,1,2 --out TUNED
 
 Several `--data` make a grid: every one is tuned on with every seed, on the examples that all of them have, and the
-untuned base stands beside. The same command again goes on where it stopped, in the middle of training and of scoring
-too; `--out DIR` alone prints the table of what is finished. `--method dpo` trains on `spri export --format dpo`.
+untuned base stands beside; `--own-rows` takes what each has. The same command again goes on where it stopped, in the
+middle of training and of scoring too; `--out DIR` alone prints the table of what is finished. `--method dpo` trains on
+`spri export --format dpo`.
 
 MC1 and MC2 are those of lm-evaluation-harness (see `finetune.choices`), in percent. `--held FILE`, rows of the task
 sft with responses of their own, adds the loss on responses that were not trained on, and an lm-eval task made of them.
@@ -78,7 +79,7 @@ def _read(options: argparse.Namespace) -> list[rows.TrainingData]:
     data = [rows.read(spec, options.method) for spec in options.data]
     if len(names := [each.name for each in data]) > len(set(names)) or UNTUNED in names:
         raise UsageError(f"--data: {', '.join(names)}: every one needs its own name: --data NAME=PATH")
-    return rows.on_the_same(data)
+    return data if options.own_rows else rows.on_the_same(data)
 
 
 def _forecast(data: Sequence[rows.TrainingData], options: argparse.Namespace) -> Section:
