@@ -9,7 +9,9 @@ import collections
 import pytest
 
 import spri_dspy as spri
+from benchmarks import recorded_runs
 from spri_dspy.lms.replay import replay_lm, script_of
+from tests.command import spri as spri_command
 from tests.data import data_file, data_files, rows
 
 TRACES = data_files("reappraisal/traces/*.jsonl")
@@ -62,3 +64,20 @@ def test_paper_settings_read_scores_as_the_released_experiment_did(verdict, ends
     lm = replay_lm(script_of({"stage": stage, "output": output} for stage, output in calls))
     prediction = program.set_lms(base=lm, critic=lm)(post="I lost my keys.", aim="Help them.")
     assert prediction.stop_reasons["principles"] == ends
+
+
+def test_recorded_runs_become_run_directories_that_can_be_exported(tmp_path):
+    name = "llama-3-1-70b-instruct__one_seed_per_dimension.jsonl"
+    source = data_file(f"reappraisal/traces/{name}")
+    assert recorded_runs.write(source, data_file("reappraisal/eval_30.jsonl"), tmp_path / "run") == 30
+    recorded = {f"{row['id']}/{row['dimension_id']}": row for row in rows(source)}
+    for record in spri.RunDir.read(tmp_path / "run").records():
+        assert clean(record.outputs["response"]) == clean(recorded[record.id]["final_response"])
+    out = tmp_path / "pairs" / "dpo.jsonl"
+    spri_command("export", tmp_path / "run", "--format", "dpo", "--out", out)
+    (pair,) = rows(out)
+    said = [clean(call["output"]) for call in recorded[pair["id"]]["calls"] if "response" in call["stage"]]
+    assert clean(pair["chosen"][0]["content"]) in said and clean(pair["rejected"][0]["content"]) in said
+    assert pair["margin"] >= 1
+    with pytest.raises(spri.DataError, match="has no reappraisal/traces"):
+        recorded_runs.main(["--recordings", str(tmp_path), "--out", str(tmp_path / "none")])
