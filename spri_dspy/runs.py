@@ -17,7 +17,7 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -219,19 +219,22 @@ class RunDir:
                 "the same command again"
             )
 
-    def records(self, *, failed: bool = False) -> Iterator[Record]:
+    def records(self, ids: Set[str] | None = None, *, failed: bool = False) -> Iterator[Record]:
         """Finished examples in the order in which they finished; of an example that ran twice, the last.
 
         A line that cannot be read is passed over with a warning: its example counts as not finished.
 
         Args:
+            ids: only those with these ids; the others are not parsed.
             failed: only those that failed.
         """
         ends = self._read_ends()
         is_wanted = ends.is_failure if failed else ends.is_last
+        among = None if ids is None else {abs(ends.lines.get(name)) for name in ids}
         for number, line in self._lines():
-            record = _record(line) if is_wanted(number) else None
-            if record is not None:
+            is_meant = is_wanted(number) and (among is None or number in among)
+            record = _record(line) if is_meant else None
+            if record is not None and (ids is None or record.id in ids):
                 yield record
 
     def finished(self, *, retry_errors: bool = False) -> Finished:

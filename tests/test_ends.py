@@ -223,3 +223,12 @@ def shown(parts):
     for part in parts:
         console.print(part)
     return console.export_text()
+
+
+def test_records_of_some_ids_are_those_and_no_others_are_parsed(tmp_path, monkeypatch):
+    run = RunDir.read(write_run(tmp_path / "run"))
+    ids = {"e1", "e5", "half \ud800", "nobody"}
+    expected = [record for record in run.records() if record.id in ids]
+    made, make = [], Record.from_json
+    monkeypatch.setattr(Record, "from_json", lambda value: (made.append(value["id"]), make(value))[1])
+    assert list(run.records(ids)) == expected and made == [record.id for record in expected] and len(made) > 1

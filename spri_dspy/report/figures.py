@@ -46,11 +46,48 @@ def scores_of(run: RunDir | str | Path, criterion: str | None = None) -> list[Sc
     name = known[0] if criterion is None else criterion
     if name not in known:
         raise UnknownNameError("criterion", name, known)
-    judged = is_judged(directory)
+    return _read_numbers(directory, [name])[name].scores
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The numbers of one criterion of a run.
+
+    Attributes:
+        scores: as `scores_of` gives them.
+        gaps: (reversed less given) order of the scale's descriptions, of a judge that swapped them.
+    """
+
+    scores: list[Score] = field(default_factory=list)
+    gaps: list[Score] = field(default_factory=list)
+
+
+def numbers_of(run: RunDir) -> dict[str, Numbers]:
+    """The numbers of all criteria of a run, in the judge's order; its records are read once.
+
+    Raises:
+        DataError: it holds none.
+    """
+    return _read_numbers(run, criteria_of(run))
+
+
+def _read_numbers(run: RunDir, criteria: Sequence[str]) -> dict[str, Numbers]:
+    judged = is_judged(run)
     read = _judged if judged else _rubric_score
-    return [
-        _score(record, read(record, name)) for record in directory.records() if _was_asked(record, judged)
-    ]
+    found = {name: Numbers() for name in criteria}
+    groups: dict[str | None, str | None] = {}  # one text for all examples of a group
+    for record in run.records():
+        group, label = groups.setdefault(record.group, record.group), _number(record.labels.get(LABEL))
+        label = None if label == -1 else label
+        was_asked, details = _was_asked(record, judged), record.outputs.get("details", {})
+        for name, numbers in found.items():
+            if was_asked:
+                value = _number(read(record, name))
+                numbers.scores.append(Score(record.id, value, label, group, record.cluster))
+            if "gap" in (detail := details.get(name, {})):
+                gap = _number(detail["gap"])
+                numbers.gaps.append(Score(record.id, gap, None, group, record.cluster))
+    return found
 
 
 def criteria_of(run: RunDir) -> list[str]:
@@ -87,11 +124,6 @@ def _judged(record: Record, criterion: str) -> Any:
 def _rubric_score(record: Record, criterion: str) -> Any:
     response = record.outputs.get("response")
     return response.get(criterion) if isinstance(response, Mapping) else None
-
-
-def _score(record: Record, value: Any) -> Score:
-    label = _number(record.labels.get(LABEL))
-    return Score(record.id, _number(value), None if label == -1 else label, record.group, record.cluster)
 
 
 def _number(value: Any) -> float | None:
@@ -139,22 +171,22 @@ def findings(run: RunDir | str | Path) -> list[Finding]:
         DataError: there is no run, or it holds no scores.
     """
     directory = run if isinstance(run, RunDir) else RunDir.read(run)
-    return [_finding(directory, name) for name in criteria_of(directory)]
+    return findings_of(directory, numbers_of(directory))
 
 
-def _finding(run: RunDir, criterion: str) -> Finding:
-    scores = scores_of(run, criterion)
+def findings_of(run: RunDir, numbers: Mapping[str, Numbers]) -> list[Finding]:
+    """What numbers that were read of a run come to, one finding a criterion."""
+    return [_finding(run, name, each) for name, each in numbers.items()]
+
+
+def _finding(run: RunDir, criterion: str, numbers: Numbers) -> Finding:
+    scores, gaps = numbers.scores, numbers.gaps
     kinds: Any = run.manifest.get("criteria")
     statistic = share if isinstance(kinds, Mapping) and kinds.get(criterion) == "share" else mean
     has_groups = len({score.group for score in scores}) > 1
     agreement = [pearson(scores)]
     if has_groups and agreement[0].reason != "no labels":
         agreement.append(macro(pearson, scores))
-    gaps = [
-        Score(record.id, _number(detail["gap"]), None, record.group, record.cluster)
-        for record in run.records()
-        if "gap" in (detail := record.outputs.get("details", {}).get(criterion, {}))
-    ]
     groups = by_group(statistic, scores) if has_groups else {}
     has_labels = agreement[0].reason != "no labels"
     apart = by_group(pearson, scores) if has_groups and has_labels else {}

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from spri_dspy.durable import write_whole
-from spri_dspy.errors import UsageError
+from spri_dspy.errors import DataError, UsageError
 from spri_dspy.metrics.agreement import Agreement
+from spri_dspy.report.figures import numbers_of
 from spri_dspy.report.html.subject import Subject, Summary, scored_rows, subjects_of, summarise
 from spri_dspy.report.html.texts import Cleaner, Store
 
@@ -166,19 +167,12 @@ def _title(subjects: Sequence[Subject]) -> str:
 
 
 def _runs_page(subjects: Sequence[Subject], whole: bool) -> tuple[str, dict[str, int], dict[str, int]]:
-    from spri_dspy.report.html.agreement import agreements
     from spri_dspy.report.html.comparing import comparison_of
     from spri_dspy.report.html.page import render
 
     summaries = [summarise(subject) for subject in subjects]
     parts = [
-        {
-            "name": subject.name,
-            "summary": summary,
-            "tuning": None,
-            "scores": scored_rows(subject),
-            "agreement": agreements(subject),
-        }
+        {"name": subject.name, "summary": summary, "tuning": None, **_judged(subject)}
         for subject, summary in zip(subjects, summaries, strict=True)
     ]
     compared = comparison_of(subjects) if len(subjects) > 1 else None
@@ -204,6 +198,22 @@ def _runs_page(subjects: Sequence[Subject], whole: bool) -> tuple[str, dict[str,
             return text, shown, of
         held = min(most, max(map(len, examples)) * len(subjects))
         most = max(_FEWEST * len(subjects), int(held * 0.9 * MOST_BYTES / size))
+
+
+def _judged(subject: Subject) -> dict[str, Any]:
+    """The figures of each judge of a run, and how they agree with people."""
+    from spri_dspy.report.html.agreement import agreements
+
+    found: dict[str, Any] = {"scores": [], "agreement": []}
+    cleaner = subject.cleaner(False)
+    for run in subject.scored:
+        try:
+            numbers = numbers_of(run)
+        except DataError:  # a judge that has given no number yet
+            continue
+        found["scores"].append(scored_rows(run, numbers, cleaner))
+        found["agreement"] += agreements(run, numbers, cleaner)
+    return found
 
 
 def _examples(subject: Subject, ids: set[str], store: Store, whole: bool) -> list[dict[str, Any]]:

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spri_dspy.errors import DataError
 from spri_dspy.metrics.agreement import calibration
 from spri_dspy.metrics.bootstrap import is_number
 from spri_dspy.metrics.ranks import spearman
 from spri_dspy.metrics.rated import AgreeSettings
 from spri_dspy.metrics.set_level import by_group, macro, mae, mean, pearson
 from spri_dspy.records import Score
-from spri_dspy.report.figures import criteria_of, is_scored_offline, scores_of
-from spri_dspy.report.html.subject import Subject, estimate_row, judge_name
+from spri_dspy.report.figures import Numbers, is_scored_offline
+from spri_dspy.report.html.subject import estimate_row, judge_name
 from spri_dspy.report.html.texts import Cleaner
+from spri_dspy.runs import RunDir
 
 _MOST = 10
 """Examples that are listed where judge and people differ most."""
@@ -28,23 +28,13 @@ _LEVELS = 10
 """Numbers of a side for which a confusion matrix is drawn."""
 
 
-def agreements(subject: Subject) -> list[dict[str, Any]]:
-    """The agreement with people of each judge and criterion of a run; none of offline scores, or without labels."""
-    found: list[dict[str, Any]] = []
-    cleaner = subject.cleaner(False)
-    for run in subject.scored:
-        if is_scored_offline(run):
-            continue
-        try:
-            criteria = criteria_of(run)
-        except DataError:
-            continue
-        for criterion in criteria:
-            title = f"{cleaner.text(criterion)}, {cleaner.message(judge_name(run))}"
-            agreement = agreement_of(title, scores_of(run, criterion), cleaner)
-            if agreement is not None:
-                found.append(agreement)
-    return found
+def agreements(run: RunDir, numbers: Mapping[str, Numbers], cleaner: Cleaner) -> list[dict[str, Any]]:
+    """A judge's agreement with people by criterion; none of offline scores, or without labels."""
+    if is_scored_offline(run):
+        return []
+    judge = cleaner.message(judge_name(run))
+    found = (agreement_of(f"{cleaner.text(name)}, {judge}", n.scores, cleaner) for name, n in numbers.items())
+    return [agreement for agreement in found if agreement is not None]
 
 
 def agreement_of(

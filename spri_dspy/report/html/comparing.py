@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from spri_dspy.errors import DataError
 from spri_dspy.metrics.comparison import compare, holm
 from spri_dspy.metrics.set_level import mean, pearson, share
 from spri_dspy.records import Score
-from spri_dspy.report.figures import criteria_of, is_judged, is_scored_offline, scores_of
+from spri_dspy.report.figures import criteria_of, is_judged, is_scored_offline, numbers_of
 from spri_dspy.report.html.subject import Subject, judge_name
 from spri_dspy.report.html.texts import words
 from spri_dspy.runs import RunDir, fingerprint
@@ -59,20 +60,19 @@ def _pair(
     rows: list[dict[str, Any]] = []
     most: list[dict[str, Any]] = []
     both = _same_judges(first, other)
-    for (one, two), criterion in both:
-        name, judge = first.cleaner(False).text(criterion), first.cleaner(False).message(judge_name(one))
-        sides = [
-            [s for s in scores_of(run, criterion) if s.id in common]
-            for run in (two, one)  # the later run less the first
-        ]
-        kinds = one.manifest.get("criteria")
-        statistic = share if isinstance(kinds, dict) and kinds.get(criterion) == "share" else mean
-        found = [compare(statistic, *sides)]
-        if not is_judged(one):
-            found.append(compare(pearson, *sides))
-        about = {"run": other.name, "criterion": name, "judge": judge}
-        rows += [{**about, **each.to_json()} for each in found if each.reason != "no labels"]
-        most += _most_different(sides[1], sides[0], name, first)
+    for (one, two), of in groupby(both, key=lambda each: each[0]):
+        numbers = [numbers_of(run) for run in (two, one)]  # the later run less the first
+        judge, kinds = first.cleaner(False).message(judge_name(one)), one.manifest.get("criteria")
+        for _, criterion in of:
+            name = first.cleaner(False).text(criterion)
+            sides = [[s for s in each[criterion].scores if s.id in common] for each in numbers]
+            statistic = share if isinstance(kinds, dict) and kinds.get(criterion) == "share" else mean
+            found = [compare(statistic, *sides)]
+            if not is_judged(one):
+                found.append(compare(pearson, *sides))
+            about = {"run": other.name, "criterion": name, "judge": judge}
+            rows += [{**about, **each.to_json()} for each in found if each.reason != "no labels"]
+            most += _most_different(sides[1], sides[0], name, first)
     if not both:
         notes.append(_why_no_numbers(first, other))
         most = _least_alike(first, other, common)
@@ -97,7 +97,8 @@ def _same_judges(first: Subject, other: Subject) -> list[tuple[tuple[RunDir, Run
         if match is None or is_scored_offline(run):
             continue
         try:
-            criteria = [name for name in criteria_of(run) if name in criteria_of(match)]
+            shared = set(criteria_of(match))
+            criteria = [name for name in criteria_of(run) if name in shared]
         except DataError:
             continue
         for name in criteria:

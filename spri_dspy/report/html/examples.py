@@ -36,8 +36,7 @@ def examples_of(subject: Subject, ids: set[str], store: Store, *, whole: bool) -
     calls = _calls(subject.run, ids, cleaner, store)
     return [
         _example(record, judged, calls.get(record.id, []), cleaner, store)
-        for record in subject.run.records()
-        if record.id in ids
+        for record in subject.run.records(ids=ids)
     ]
 
 
@@ -46,9 +45,7 @@ class _Judged:
 
     def __init__(self, run: RunDir, ids: set[str], cleaner: Cleaner, store: Store) -> None:
         self.name = cleaner.message(judge_name(run))
-        self._rows = {
-            record.id: _readings(record, cleaner, store) for record in run.records() if record.id in ids
-        }
+        self._rows = {record.id: _readings(record, cleaner, store) for record in run.records(ids=ids)}
 
     def of(self, example_id: str) -> list[dict[str, Any]]:
         return [{"judge": self.name, **row} for row in self._rows.get(example_id, [])]

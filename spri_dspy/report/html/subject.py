@@ -18,7 +18,8 @@ from spri_dspy.progress import Totals, dollars, flagged
 from spri_dspy.records import Estimate, Record
 from spri_dspy.report.figures import (
     Finding,
-    findings,
+    Numbers,
+    findings_of,
     has_judgements,
     is_judged,
     is_scored_offline,
@@ -275,24 +276,12 @@ def _cost(
         yield "time an example", f"median {statistics.median(seconds):.1f} s, longest {max(seconds):.1f} s"
 
 
-def scored_rows(subject: Subject) -> list[dict[str, Any]]:
-    """Figures of the numbers that a run has: a table for each judge.
-
-    Of scores by the offline LM there are counts alone.
-    """
-    tables: list[dict[str, Any]] = []
-    cleaner = subject.cleaner(False)
-    for run in subject.scored:
-        try:
-            found = findings(run)
-        except DataError:  # a judge that has given no number yet
-            continue
-        offline = is_scored_offline(run)
-        rows = [
-            row for each in found for row in (_counts(each, cleaner) if offline else _rows(each, cleaner))
-        ]
-        tables.append({"judge": cleaner.message(judge_name(run)), "offline": offline, "rows": rows})
-    return tables
+def scored_rows(run: RunDir, numbers: Mapping[str, Numbers], cleaner: Cleaner) -> dict[str, Any]:
+    """Figures of the numbers that a judge gave, as a table; of scores by the offline LM there are counts alone."""
+    offline = is_scored_offline(run)
+    found = findings_of(run, numbers)
+    rows = [row for each in found for row in (_counts(each, cleaner) if offline else _rows(each, cleaner))]
+    return {"judge": cleaner.message(judge_name(run)), "offline": offline, "rows": rows}
 
 
 def _counts(each: Finding, cleaner: Cleaner) -> list[dict[str, Any]]:
