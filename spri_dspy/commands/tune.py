@@ -182,7 +182,7 @@ class TunePlan:
             throw_away(folder)
         experiment.run_dir, experiment.on_record, experiment.on_phase = folder, on_record, on_phase
         tuned = experiment.compile(self.program, **self.given)
-        saved = {PROGRAM: tuned, CANDIDATE: None if tuned.report.improved else tuned.candidate}
+        saved = {PROGRAM: tuned, CANDIDATE: None if tuned.report.improved else experiment.candidate}
         for name, program in saved.items():
             if program is not None:
                 state = self._saved(program, tuned.report)

@@ -89,6 +89,9 @@ class Experiment(Teleprompter):
         on_record: called with each new record, of programs and of judges, as by `run_bulk`.
         on_phase: called with what is being done and how it stands, in a few words.
 
+    Attributes:
+        candidate: the program that the last `compile` decided on; None if no candidate came to the decision.
+
     Raises:
         UnknownNameError: no such metric, optimizer or option.
         UsageError: an option's value is wrong.
@@ -134,6 +137,7 @@ class Experiment(Teleprompter):
             retry,
         )
         self.on_record, self.on_phase = on_record, on_phase
+        self.candidate: Any = None
 
     def compile(
         self,
@@ -157,8 +161,8 @@ class Experiment(Teleprompter):
 
         Returns:
             A new program with `report` (a TuningReport), `candidate_programs` (dicts with "score" and "program", best
-            first), `candidate` (the program that came to the decision; None if none did), `score` (its metric on the
-            holdout) and `trial_logs`. Without an improvement it is a copy of the start.
+            first), `score` (its metric on the holdout) and `trial_logs`. Without an improvement it is a copy of the
+            start.
 
         Raises:
             LeakError: something stands on two sides of a split, or a seed in validation or test; or train is of an
@@ -179,7 +183,10 @@ class Experiment(Teleprompter):
         named = f"{self.optimizer.name.replace('_', '-')}-{fingerprint(manifest)[:8]}"
         folder = Path(self.run_dir or Path("runs") / named)
         with RunDir.create(folder, manifest):
-            return _Run(self, start, teacher, splits, folder).run()
+            run = _Run(self, start, teacher, splits, folder)
+            tuned = run.run()
+        self.candidate = run.candidate
+        return tuned
 
     def split(self, start: Any, train: Any, validation: Any, test: Any) -> Splits:
         """The splits that `compile` makes of the same arguments: checked for leaks, without what nothing can score."""
@@ -263,6 +270,7 @@ class _Run:
         names = (experiment.metric.name, experiment.optimizer.name)
         self.report = TuningReport(*names, splits.to_json(), undecided, run_dir=str(folder))
         self.context: Context | None = None
+        self.candidate: Any = None
 
     def run(self) -> Any:
         """Take all steps; a budget that is spent ends them where it is."""
@@ -348,7 +356,7 @@ class _Run:
             why = self.report.stopped or "no candidate was better than the start on the search split"
             self.report.decision = Decision(False, why, start=self.metric.value(self.before))
             return
-        self.report.winner = identity(best)
+        self.candidate, self.report.winner = best, identity(best)
         self.evaluator.tell("winner on the holdout")
         self.report.decision = Decision(False, "the budget was spent before the decision")
         candidate = self.evaluator.scores([(best, self.splits.holdout)])[0]
@@ -378,7 +386,6 @@ class _Run:
         tuned.trial_logs = dict(enumerate(self.report.trials))
         of = self.report.decision.candidate if self.report.improved else self.report.decision.start
         tuned.score = of.value if of else math.nan
-        tuned.candidate = best if self.report.winner else None
         tuned.report, tuned._compiled = self.report, True
         return tuned
 
