@@ -23,7 +23,7 @@ from spri_dspy.commands.ending import show_command
 from spri_dspy.commands.execution import Execution
 from spri_dspy.commands.forecast import Forecast, cost, price_evenly
 from spri_dspy.commands.manifest import folder_name, make_manifest
-from spri_dspy.commands.shown import Shown, judged_examples
+from spri_dspy.commands.shown import Shown, judged_example, judged_examples
 from spri_dspy.errors import DataError, LeakError, UsageError
 from spri_dspy.judges import Panel, load_judge
 from spri_dspy.lms.spec import LMSpec, check_offline_roles, check_roles, load_lm
@@ -216,7 +216,7 @@ def plan(request: JudgeRequest) -> JudgePlan:
     source = lambda: judged_examples(run, judge, shown, request.limit)  # noqa: E731 - it is read more than once
     made = JudgePlan(run, judge, members, source, {}, make=make)
     made.chosen = "" if request.judges else f"no --judge was named, so it is {judge.name}: {_WHY[names[0]]}"
-    _survey(made)
+    _survey(made, partial(judged_example, judge=judge, shown=shown), request.limit)
     made.manifest = _manifest(made, shown)
     return made
 
@@ -233,9 +233,10 @@ def own_scores(request: JudgeRequest) -> RunDir | None:
 
 
 def has_rubrics(run: RunDir) -> bool:
-    """True if the run's principles are rubrics."""
+    """True if the run's principles are rubrics. Those of one example tell of all."""
     written = (record.outputs.get("principles") for record in run.records() if record.ok)
-    return any(isinstance(principles, Mapping) and "criteria" in principles for principles in written)
+    principles = next((each for each in written if each is not None), None)
+    return isinstance(principles, Mapping) and "criteria" in principles
 
 
 def own_notes(run: RunDir) -> list[str]:
@@ -332,20 +333,25 @@ def _asking(pairs: Sequence[tuple[Any, LMSpec]]) -> list[tuple[Any, LMSpec]]:
     return [(judge, spec) for judge, spec in pairs if judge.named_predictors()]
 
 
-def _survey(plan: JudgePlan) -> None:
+def _survey(plan: JudgePlan, see: Callable[[Record], Example | None], limit: int | None) -> None:
     """Read all examples once, so that nothing missing is found out after half of them are paid for.
 
     Raises:
-        DataError: there is nothing to judge.
+        DataError: there is nothing to judge, or an example lacks what the judge is shown.
     """
+    count = getattr(plan.judge, "calls", None)
     for record in plan.run.records():
-        plan.failed_before += not record.ok
-        plan.without_answer += record.ok and "answer" not in material(
-            record.inputs, record.outputs, record.labels
-        )
-    for example in plan.source():
+        if not record.ok:
+            plan.failed_before += 1
+            continue
+        if plan.total == limit:  # the rest is not judged, only counted where there is nothing to judge
+            plan.without_answer += "answer" not in material(record.inputs, record.outputs, record.labels)
+            continue
+        example = see(record)
+        if example is None:
+            plan.without_answer += 1
+            continue
         plan.total += 1
-        count = getattr(plan.judge, "calls", None)
         calls = count(example.input_values) if count else len(plan.judge.named_predictors())
         plan.calls += calls
         plan.characters += calls * sum(len(str(value)) for value in example.input_values.values())

@@ -105,12 +105,18 @@ def judged_examples(run: RunDir, judge: Any, shown: Shown, limit: int | None) ->
     Raises:
         DataError: an example lacks what the judge is shown.
     """
-    found = (_example(record, judge, shown) for record in run.records() if record.ok)
+    found = (judged_example(record, judge, shown) for record in run.records())
     return islice((example for example in found if example is not None), limit)
 
 
-def _example(record: Record, judge: Any, shown: Shown) -> Example | None:
-    """What the judge is shown of a record, None if it has no answer."""
+def judged_example(record: Record, judge: Any, shown: Shown) -> Example | None:
+    """What the judge is shown of a record; None if its example failed or has no answer.
+
+    Raises:
+        DataError: it lacks something that the judge is shown.
+    """
+    if not record.ok:
+        return None
     known = material(record.inputs, record.outputs, record.labels)
     if "answer" not in known:
         return None
