@@ -212,6 +212,11 @@ def _options() -> argparse.ArgumentParser:
         metavar="[NAME=]PATH",
         help="an exported run, or a file from spri export; repeat for a grid",
     )
+    add(
+        "--own-rows",
+        action="store_true",
+        help="train on every row of each, not only on the examples that all have",
+    )
     add("--base", "--model", metavar="NAME", help="a Hugging Face model, a GGUF file, or tiny")
     add(
         "--out",

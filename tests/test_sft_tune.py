@@ -189,6 +189,11 @@ def test_dry_run_says_what_would_be_trained(tmp_path, capsys):
     assert sft_tune.main(["--data", f"mine={path}", *settings]) == 0
     planned = json.loads(capsys.readouterr().out)["plan"]["results"]
     assert planned == [{"model": "mine", "rows": 6, "steps": 3}] and not out.exists()
+    other = export_file(tmp_path / "other.jsonl", 4)
+    for more, expected in (([], [4, 4]), (["--own-rows"], [6, 4])):
+        assert sft_tune.main(["--data", f"mine={path}", "--data", str(other), *settings, *more]) == 0
+        planned = json.loads(capsys.readouterr().out)["plan"]["results"]
+        assert [row["rows"] for row in planned] == expected
     with pytest.raises(UsageError, match="mine, mine: every one needs its own name"):
         sft_tune.main(["--data", f"mine={path}", "--data", f"mine={path}", *settings])
     with pytest.raises(UsageError, match="--data needs --base"):
