@@ -6,6 +6,7 @@ dequantized to float32, so that training starts from the weights that llama.cpp 
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 from collections.abc import Sequence
@@ -93,7 +94,18 @@ def _pretrained(name: str, dtype: Any) -> tuple[Any, Any]:
             raise OSError(f"{file}: no such file")
         where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
-    return transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=dtype or torch.float32), tokenizer
+    model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=dtype or torch.float32)
+    return _plain(model) if "gguf_file" in where else model, tokenizer
+
+
+def _plain(model: Any) -> Any:
+    """The same weights in a model that does not count as quantized, which trainers would refuse."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = type(model)(config).to(model.dtype)
+    plain.load_state_dict(model.state_dict())
+    return plain
 
 
 def _tiny(words: Sequence[str]) -> tuple[Any, Any]:
