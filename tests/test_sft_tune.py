@@ -18,6 +18,7 @@ from benchmarks.finetune import choices, held, rows
 from benchmarks.finetune.report import sections
 from spri_dspy.errors import DataError, LeakError, PrerequisiteError, UsageError
 from spri_dspy.tasks import load_task
+from tests.servers.tiny_gguf import write_tiny_gguf
 
 REPOSITORY = Path(__file__).parents[1]
 HAS_PACKAGES = all(
@@ -261,6 +262,18 @@ def test_tiny_model_is_tuned_scored_like_lm_eval_and_found_again(tmp_path, paths
     assert again == document
     refused = subprocess.run(**command(*paths, "--out", out, "--max-steps", 3), timeout=300, check=False)
     assert refused.returncode == 2 and "learning_rate 0.01, now 0.0001" in refused.stderr
+
+
+@pytest.mark.slow
+@needs_packages
+def test_gguf_is_trained_from_its_dequantized_weights(tmp_path, paths):
+    pytest.importorskip("gguf")
+    paths[paths.index("--base") + 1] = write_tiny_gguf(tmp_path / "tiny.gguf")
+    out = tmp_path / "tuned"
+    document = json.loads(run(*paths, "--max-steps", 2, "--learning-rate", 0.01, "--out", out, "--json"))
+    untuned, tuned = document["sft_tune"]["results"]
+    assert untuned["mc2"]["value"] != tuned["mc2"]["value"]
+    assert (out / "mine" / "seed-0" / "adapter" / "adapter_model.safetensors").is_file()
 
 
 @pytest.mark.slow
