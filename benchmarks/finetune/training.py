@@ -52,7 +52,10 @@ class TrainSettings:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What training took: optimizer steps, rows, mean loss, seconds over all starts, starts, peak memory in MiB."""
+    """What training took: optimizer steps, rows, mean loss, seconds over all starts, starts, peak memory in MiB.
+
+    Rows are those with something to learn: one whose prompt fills `max_length` is left out.
+    """
 
     steps: int
     rows: int
@@ -97,7 +100,7 @@ def train(
     trainer.model.unload()
     trained = Trained(
         steps=found.global_step,
-        rows=len(data.rows),
+        rows=len(trainer.train_dataset),
         loss=float(found.training_loss),
         seconds=round(earlier["seconds"] + time.monotonic() - began, 1),
         starts=earlier["starts"] + 1,
