@@ -246,9 +246,6 @@ def by_lm_eval(
 
     MC2 is None where it divides 0 by 0: it does not subtract the maximum.
     """
-    evaluator, tasks, harness = (
-        importlib.import_module(f"lm_eval.{name}") for name in ("evaluator", "tasks", "models.huggingface")
-    )
     names = ("truthfulqa_mc1", "truthfulqa_mc2")
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "questions.jsonl"
@@ -270,22 +267,37 @@ def by_lm_eval(
                 *local_data(rows),
             ]
             (Path(folder) / f"{name}.yaml").write_text("\n".join(text) + "\n", "utf-8")
-        with contextlib.redirect_stdout(None):
-            found = evaluator.simple_evaluate(
-                model=harness.HFLM(pretrained=model, tokenizer=base.tokenizer, batch_size=4),
-                tasks=[f"{name}_local" for name in names],
-                task_manager=tasks.TaskManager(include_path=folder, include_defaults=False),
-                bootstrap_iters=0,
-                log_samples=True,
-            )
-    first, second = (
-        {sample["doc_id"]: float(sample["acc"]) for sample in found["samples"][f"{name}_local"]}
-        for name in names
-    )
+        first, second = lm_eval_scores(base, model, Path(folder), {f"{name}_local": "acc" for name in names})
     return {
         question.id: (first[at], second[at] if math.isfinite(second[at]) else None)
         for at, question in enumerate(questions)
     }
+
+
+def lm_eval_scores(base: Base, model: Any, folder: Path, tasks: Mapping[str, str]) -> list[dict[int, float]]:
+    """Run lm-eval tasks that are defined in a folder; of each task the named metric by row number.
+
+    Args:
+        base: its tokenizer.
+        model: the base's own, or a tuned one.
+        folder: with a YAML file a task.
+        tasks: name -> metric, such as acc.
+    """
+    evaluator, manager, harness = (
+        importlib.import_module(f"lm_eval.{name}") for name in ("evaluator", "tasks", "models.huggingface")
+    )
+    with contextlib.redirect_stdout(None):
+        found = evaluator.simple_evaluate(
+            model=harness.HFLM(pretrained=model, tokenizer=base.tokenizer, batch_size=4),
+            tasks=list(tasks),
+            task_manager=manager.TaskManager(include_path=str(folder), include_defaults=False),
+            bootstrap_iters=0,
+            log_samples=True,
+        )
+    return [
+        {sample["doc_id"]: float(sample[metric]) for sample in found["samples"][name]}
+        for name, metric in tasks.items()
+    ]
 
 
 def local_data(rows: Path) -> list[str]:

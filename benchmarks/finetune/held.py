@@ -10,7 +10,6 @@ Rows are those of the task sft with a response of their own.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import random
@@ -19,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.finetune.choices import local_data
+from benchmarks.finetune.choices import lm_eval_scores, local_data
 from benchmarks.finetune.models import Base
 from spri_dspy.errors import DataError
 from spri_dspy.records import Score
@@ -97,24 +96,13 @@ def response_choice(base: Base, model: Any, held: Sequence[Example], seed: int =
         held: at least N_CHOICES.
         seed: chooses the other responses and their order.
     """
-    evaluator, tasks, harness = (
-        importlib.import_module(f"lm_eval.{name}") for name in ("evaluator", "tasks", "models.huggingface")
-    )
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.jsonl"
         rows.write_text("".join(json.dumps(row) + "\n" for row in choice_rows(held, seed)), "utf-8")
         (Path(folder) / "response_choice.yaml").write_text(
             _TASK + "\n".join(local_data(rows)) + "\n", "utf-8"
         )
-        with contextlib.redirect_stdout(None):
-            found = evaluator.simple_evaluate(
-                model=harness.HFLM(pretrained=model, tokenizer=base.tokenizer, batch_size=N_CHOICES),
-                tasks=["response_choice"],
-                task_manager=tasks.TaskManager(include_path=folder, include_defaults=False),
-                bootstrap_iters=0,
-                log_samples=True,
-            )
-    samples = {sample["doc_id"]: float(sample["acc_norm"]) for sample in found["samples"]["response_choice"]}
+        (samples,) = lm_eval_scores(base, model, Path(folder), {"response_choice": "acc_norm"})
     return [Score(example.id, samples[number]) for number, example in enumerate(held)]
 
 
