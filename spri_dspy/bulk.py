@@ -22,7 +22,6 @@ from typing import Any
 
 import dspy
 
-from spri_dspy import runs
 from spri_dspy.errors import (
     BudgetSpent,
     CallError,
@@ -479,13 +478,9 @@ def _same_inputs(examples: Iterable[Example], run: RunDir) -> Iterator[Example]:
     Raises:
         RunMismatchError: an example of this id was run with other inputs.
     """
-    finished = IdTable()
-    for record in run.records():
-        finished[record.id] = hash(runs.fingerprint(record.inputs))
+    finished = run.finished()
     for example in examples:
-        if example.id in finished and finished.get(example.id) != hash(
-            runs.fingerprint(plain(example.input_values))
-        ):
+        if finished.had_other_inputs(example.id, plain(example.input_values)):
             raise RunMismatchError(
                 f"{run.path} holds another run: example {example.id!r} had other inputs there; name another directory, "
                 "or give the examples ids of their own"

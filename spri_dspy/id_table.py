@@ -19,17 +19,17 @@ class IdTable:
         self._make(_FIRST)
 
     def _make(self, size: int) -> None:
-        self._keys, self._values = array("Q", bytes(8 * size)), array("q", bytes(8 * size))
+        self._keys, self._values = array("q", bytes(8 * size)), array("q", bytes(8 * size))
 
     def __len__(self) -> int:
         return self._n
 
     def __contains__(self, name: str) -> bool:
-        return self._keys[self._place(_key(name))] != 0
+        return self._keys[self._place(hash(name) or 1)] != 0
 
     def get(self, name: str, default: int = 0) -> int:
         """The number of an id, or the default."""
-        place = self._place(_key(name))
+        place = self._place(hash(name) or 1)
         return self._values[place] if self._keys[place] else default
 
     def __setitem__(self, name: str, value: int) -> None:
@@ -37,20 +37,21 @@ class IdTable:
 
     def replace(self, name: str, value: int) -> int:
         """Set the number of an id; returns the one that it had, 0 if it had none."""
-        return self._put(name, value, keep=False)
+        key = hash(name) or 1
+        place = self._place(key)
+        if not self._keys[place]:
+            return self._put(place, key, value)
+        before, self._values[place] = self._values[place], value
+        return before
 
     def add(self, name: str, value: int) -> int:
         """Give an id a number if it has none; returns the one that it had, 0 if it had none."""
-        return self._put(name, value, keep=True)
-
-    def _put(self, name: str, value: int, *, keep: bool) -> int:
-        key = _key(name)
+        key = hash(name) or 1
         place = self._place(key)
-        if self._keys[place]:
-            before = self._values[place]
-            if not keep:
-                self._values[place] = value
-            return before
+        return self._values[place] if self._keys[place] else self._put(place, key, value)
+
+    def _put(self, place: int, key: int, value: int) -> int:
+        """A new id; 0, which is the number that it had."""
         self._keys[place], self._values[place] = key, value
         self._n += 1
         if 3 * self._n > 2 * len(self._keys):
@@ -59,20 +60,20 @@ class IdTable:
 
     def _place(self, key: int) -> int:
         """Where a key is, or would be: probing goes to the next place while another key is there."""
-        keys, last = self._keys, len(self._keys) - 1
+        keys = self._keys
+        last = len(keys) - 1
         place = key & last
-        while keys[place] not in (0, key):
+        while (there := keys[place]) != key and there:
             place = (place + 1) & last
         return place
 
     def _grow(self) -> None:
         keys, values = self._keys, self._values
         self._make(2 * len(keys))
+        new_keys, new_values, last = self._keys, self._values, len(self._keys) - 1
         for key, value in zip(keys, values, strict=True):
             if key:
-                place = self._place(key)
-                self._keys[place], self._values[place] = key, value
-
-
-def _key(name: str) -> int:
-    return (hash(name) & 0xFFFFFFFFFFFFFFFF) or 1
+                place = key & last
+                while new_keys[place]:
+                    place = (place + 1) & last
+                new_keys[place], new_values[place] = key, value

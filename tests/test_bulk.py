@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 import spri_dspy as spri
+from spri_dspy import ends
 from spri_dspy.bulk import FUSE_LEAST, OPEN_PER_SLOT, arun_bulk, run_bulk
 from spri_dspy.errors import BudgetSpent, DataError, PrerequisiteError, UsageError
 from spri_dspy.lms.budget import Budget
@@ -443,6 +444,30 @@ def test_path_is_refused_for_other_inputs_and_other_lms(tmp_path, start_mock):
     with pytest.raises(spri.RunMismatchError, match=r"models: .*temperature=0\.1"):
         run_bulk(make_program(mock, options="&temperature=0.1"), examples, tmp_path / "run")
     assert mock.stats.n_answered == answered
+
+
+def test_path_knows_the_inputs_of_finished_examples_without_reading_their_records(tmp_path, monkeypatch):
+    monkeypatch.setattr(ends, "STRETCH_BYTES", 5_000)
+    program, questions = (
+        spri.SPRI(make_task()).set_lms(base="offline"),
+        [f"why is it {n}?" for n in range(30)],
+    )
+    questions[3] = "half \ud800 a pair"
+
+    def run(given):
+        return run_bulk(
+            program, [make_example(f"q{n}", {"question": q}) for n, q in enumerate(given)], tmp_path
+        )
+
+    assert run(questions).done == 30
+    parsed, read = [], ends.End.read
+    monkeypatch.setattr(ends.End, "read", lambda line: (parsed.append(line), read(line))[1])
+    monkeypatch.setattr(RunDir, "records", None)
+    assert run(questions).skipped == 30
+    for other in (3, 20):
+        with pytest.raises(spri.RunMismatchError, match=f"example 'q{other}' had other inputs there"):
+            run([q + "!" if n == other else q for n, q in enumerate(questions)])
+    assert len(parsed) < 3 * 5
 
 
 def test_path_is_refused_for_other_loop_settings_by_name(tmp_path):

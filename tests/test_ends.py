@@ -1,11 +1,13 @@
 """What a run remembers of its records: its index may be damaged or another run's, and says nothing that they do not."""
 
 import io
+import json
 import os
 import random
 import shutil
 
 import pytest
+import xxhash
 from rich.console import Console
 
 from spri_dspy import ends
@@ -55,7 +57,10 @@ def told(found, path):
     return (
         {name: found.lines.get(name) for name in ids},
         (found.n_lines, found.n_finished, found.n_failed, found.unreadable, found.stops()),
-        [(number, found.is_last(number), found.is_failure(number)) for number in lines if number],
+        [
+            (n, found.is_last(n), found.is_failure(n), n <= found.n_lines and found.inputs_at(n))
+            for n in lines
+        ],
     )
 
 
@@ -77,6 +82,41 @@ def test_the_index_says_what_the_records_say_and_spares_reading_them(tmp_path, p
     assert sum(map(len, parsed)) < 2_000 + 400 < size / 5
     assert len(found.unreadable) == 1 and found.n_failed and found.n_lines == 121
     check_same(run)
+
+
+def test_an_index_that_fits_and_makes_no_sense_is_not_believed(tmp_path):
+    """Of a run directory that somebody else made, hashes and all."""
+    run = write_run(tmp_path / "run")
+    content, index = (run / "records.jsonl").read_bytes(), run / "records.index"
+    for said in (
+        [[], []],
+        [None, ["a"], [1], [1], [[True, []]]],
+        [["a"], [1], [1]],
+        [[["a"]], [1], [1], [[True, []]]],
+        [["a"], [2], [1], [[True, []]]],
+        [["a"], [-1], [1], [[True, []]]],
+        [["a"], [0.5], [1], [[True, []]]],
+        [["a"], [1], [1 << 64], [[True, []]]],
+        [["a"], [1], [], [[True, []]]],
+        [["a", "b"], [1], [1], [[True, []]]],
+        [["a"], [1], [1], [[True, 1]]],
+        [["a"], [1], [1], 1],
+    ):
+        parts = json.dumps([len(content), *said]).encode()
+        digest = xxhash.xxh3_128(ends._VERSION + content + parts).hexdigest().encode()
+        index.write_bytes(digest + b" " + parts + b"\n")
+        check_same(run)
+
+
+def test_inputs_are_known_by_their_hash_in_any_order():
+    one = {"b": [1, 2.5, None], "a": {"y": "\u00e9", "x": True}}
+    assert ends.hash_of_inputs(one) == ends.hash_of_inputs(
+        {"a": {"x": True, "y": "\u00e9"}, "b": [1, 2.5, None]}
+    )
+    exotic = {"b": "half \ud800", "a": 10**40}
+    assert ends.hash_of_inputs(exotic) == ends.hash_of_inputs({"a": 10**40, "b": "half \ud800"})
+    assert ends.hash_of_inputs({"a": float("nan")}) == ends.hash_of_inputs({"a": None})
+    assert len({ends.hash_of_inputs(each) for each in (one, exotic, {}, {"a": 1}, {"a": "1"}, {"b": 1})}) == 6
 
 
 def test_who_only_reads_writes_no_index(tmp_path):
@@ -205,6 +245,17 @@ def test_a_run_that_is_closed_need_not_be_read_again(tmp_path, parsed):
     assert {"early", "new"} <= run.finished() and parsed == []
     write_run(tmp_path / "run", seed=5, starts=1)
     assert run.counts == RunDir.read(run.path).counts and parsed
+
+
+def test_what_was_finished_at_one_moment_stays_that(tmp_path):
+    with RunDir.create(tmp_path / "run", ASKED) as run:
+        run.append(Record("early", {"q": 1}))
+        finished = run.finished()
+        run.append(Record("late", {"q": 1}))
+        assert finished == {"early"} and "late" not in finished and run.finished() == {"early", "late"}
+        assert finished.had_other_inputs("early", {"q": 2}) and not finished.had_other_inputs(
+            "late", {"q": 2}
+        )
 
 
 def test_records_of_failures_alone_are_those_that_failed(tmp_path):

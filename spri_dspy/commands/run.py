@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
@@ -21,6 +21,7 @@ from spri_dspy.commands.ending import show_command
 from spri_dspy.commands.execution import Execution
 from spri_dspy.commands.forecast import Forecast, cost, price_evenly
 from spri_dspy.commands.manifest import folder_name, identity, make_manifest, short_name, source_fingerprint
+from spri_dspy.ends import Finished
 from spri_dspy.errors import DataError, SpriError, UnknownNameError, UsageError
 from spri_dspy.leaks import Leak, Text, check_leaks
 from spri_dspy.lms.spec import LMSpec, check_offline_roles, check_roles, load_lm
@@ -167,7 +168,7 @@ class RunPlan:
         make = partial(make_program, self.request)
         how = how or Execution()
         told = {"on_record": on_record, "on_call": on_call}
-        finished = directory.finished(retry_errors=how.retry_errors) if self.was_checked else ()
+        finished = directory.finished(retry_errors=how.retry_errors) if self.was_checked else None
         return how.run(self.program, self.source(finished), directory, make_program=make, **told)
 
     def records(self, directory: RunDir) -> Iterator[Record]:
@@ -280,7 +281,7 @@ def _source(task: Task, request: RunRequest, program: Any) -> Callable[..., Iter
     given = request.text
     row = {**request.inputs, "id": "text", task.text_input: given}
 
-    def read(finished: Container[str] = ()) -> Iterator[Example]:
+    def read(finished: Finished | None = None) -> Iterator[Example]:
         if given is not None:
             return iter([task.example_of(**row)])
         found = task.examples(request.data, columns=request.columns, finished=finished)
@@ -288,7 +289,7 @@ def _source(task: Task, request: RunRequest, program: Any) -> Callable[..., Iter
 
     if not shown and rubrics is None:
         return read
-    return lambda finished=(): (_completed(example, shown, rubrics) for example in read())
+    return lambda finished=None: (_completed(example, shown, rubrics) for example in read())
 
 
 def _completed(example: Example, shown: tuple[str, ...], rubrics: Mapping[str, Any] | None) -> Example:

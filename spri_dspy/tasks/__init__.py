@@ -8,13 +8,15 @@ anything and never names a model.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dspy
 
+from spri_dspy.ends import Finished
 from spri_dspy.errors import DataError, SpriError, UsageError
 from spri_dspy.id_table import IdTable
 from spri_dspy.lookup import lookup, where_raised
@@ -68,7 +70,7 @@ class Task:
         source: str | Path | Iterable[Mapping[str, Any]] | None = None,
         *,
         columns: Mapping[str, str] | None = None,
-        finished: Container[str] = (),
+        finished: Finished | None = None,
     ) -> Iterator[Example]:
         """The examples of a file or of rows, checked row by row as they are read; the built-in ones without either.
 
@@ -79,8 +81,8 @@ class Task:
         Args:
             source: a file, hub, a name in `named`, hf:NAME:SPLIT (see `fields.read_rows`), or dicts like a file's rows.
             columns: columns of the file to rename, {the task's name: the file's name}.
-            finished: ids of examples that were read and checked before, and nobody needs: they may come without
-                inputs and labels, which takes a quarter of the time.
+            finished: examples that were read and checked before, and nobody needs, from `RunDir.finished`: they may
+                come without inputs and labels, which takes a fifth of the time.
 
         Raises:
             DataError: the file or a row cannot be used; names file, line, id and column.
@@ -117,32 +119,33 @@ class Task:
         return next(self._checked(iter([(_GIVEN, 1, row)])))
 
     def _checked(
-        self, rows: Iterable[tuple[str, int, Mapping[str, Any]]], finished: Container[str] = ()
+        self, rows: Iterable[tuple[str, int, Mapping[str, Any]]], finished: Finished | None = None
     ) -> Iterator[Example]:
         """The examples of rows, with their place in every complaint."""
-        seen, groups = IdTable(), dict[str | None, int]()  # the row and the group of each id, in one number
+        seen, groups = _Seen(finished), dict[str | None, int]()
         place = number = None
         for place, number, row in rows:
-            name = row.get("id") if self.is_one_a_row else None
-            here = number * _GROUPS + _GROUPS - 1
-            if isinstance(name, str) and name in finished and not seen.add(name, here):
+            name = row.get("id") if finished is not None and self.is_one_a_row else None
+            if isinstance(name, str) and seen.add_finished(name, number * _GROUPS + _GROUPS - 1):
                 yield bare_example(name)
                 continue
             for example in self._examples_of(row, place, number):
                 group = groups.setdefault(example.group, len(groups))
-                if example.id in seen and seen.get(example.id) % _GROUPS != group:
+                before = seen.get(example.id)
+                if before and before % _GROUPS != group:
                     # One post may be asked about once a dimension; its own id stays as the cluster.
                     example = example.changed(id=f"{example.id}/{example.group}", cluster=example.id)
-                if example.id in seen:
+                    before = seen.get(example.id)
+                if before:
                     kind = place.rpartition(", ")[2].rpartition(" ")[0]
-                    earlier = f"{kind} {seen.get(example.id) // _GROUPS}".strip()
+                    earlier = f"{kind} {before // _GROUPS}".strip()
                     raise DataError(
                         f"{place}: the id {example.id!r} is that of {earlier} too; ids must be unique"
                     )
                 where = place.rpartition(" ")[2]  # of a table the line, which is not the row's number
-                seen[example.id] = (int(where) if where.isdigit() else number) * _GROUPS + group
+                seen.add(example.id, (int(where) if where.isdigit() else number) * _GROUPS + group)
                 yield example
-        if number is not None and not len(seen):
+        if number is not None and seen.is_empty:
             raise DataError(
                 f"{place}: the task {self.name} made no example of this row, nor of any before it"
             )
@@ -164,6 +167,35 @@ class Task:
             raise
         except Exception as error:
             raise DataError(f"{known}: {where_raised(error, self.read_row)}") from error
+
+
+class _Seen:
+    """The row and the group of each id that was read, as one number above 0.
+
+    Finished ones have it under the line of their record: they are in the run's table, and need no second one.
+    """
+
+    def __init__(self, finished: Finished | None) -> None:
+        self._line_of = (lambda _: 0) if finished is None else finished.line
+        self._by_line = array("q", bytes(8 * (1 if finished is None else finished.n_lines + 1)))
+        self._others = IdTable()
+        self.is_empty = True
+
+    def add_finished(self, name: str, number: int) -> bool:
+        """Give a finished id its number; False if it is not finished, or has one."""
+        line = self._line_of(name)
+        if not line or self._by_line[line]:
+            return False
+        self._by_line[line], self.is_empty = number, False
+        return True
+
+    def get(self, name: str) -> int:
+        """The number of an id, 0 if it was not read."""
+        return self._by_line[self._line_of(name)] or self._others.get(name)
+
+    def add(self, name: str, number: int) -> None:
+        """Give an id that was not read its number."""
+        self._others[name], self.is_empty = number, False
 
 
 _GROUPS = 2**31

@@ -10,6 +10,7 @@ from pyarrow import parquet
 
 import spri_dspy as spri
 from spri_dspy.errors import DataError
+from spri_dspy.records import Record
 from spri_dspy.tasks import _parquet, _reading
 from spri_dspy.tasks.fields import LONGEST, read_rows
 
@@ -248,6 +249,9 @@ def test_examples_that_are_finished_keep_their_ids_and_places_and_need_no_readin
     task = spri.load_task("reappraisal")
     whole = list(task.examples(path))
     assert [e.id for e in whole][:2] == ["a", "b"] and whole[2].id.startswith("a/")
-    again = list(task.examples(path, finished={"a", "b"}))
+    with spri.RunDir.create(tmp_path / "run", {}) as run:
+        for name in ("b", "a"):
+            run.append(Record(name, {}))
+        again = list(task.examples(path, finished=run.finished()))
     assert [e.id for e in again] == [e.id for e in whole]
     assert not again[0].input_values and again[2].input_values == whole[2].input_values
