@@ -43,7 +43,12 @@ class Plan:
         limit: batches that fail because too many tokens are enqueued.
         lose: attempts to create a batch that come to one, of which the client never hears.
         fail: batches that fail for good.
+        hang: batches that go on until they are cancelled.
         unreadable: share of prompts that are answered in no format, each time.
+        stop_seconds: that a batch takes to stop once it is cancelled.
+        stop_done: share of its requests that are done by then.
+        no_cancel, no_delete: the status that a request to cancel a batch, or to delete a file, is answered with; 0 does
+            what is asked.
     """
 
     seed: int = 0
@@ -54,12 +59,17 @@ class Plan:
     late_rate: float = 0.0
     double_rate: float = 0.0
     unreadable: float = 0.0
+    stop_seconds: float = 0.0
+    stop_done: float = 0.5
+    no_cancel: int = 0
+    no_delete: int = 0
     expire: list[int] = field(default_factory=list)
     expire_whole: list[int] = field(default_factory=list)
     refuse: list[int] = field(default_factory=list)
     limit: list[int] = field(default_factory=list)
     lose: list[int] = field(default_factory=list)
     fail: list[int] = field(default_factory=list)
+    hang: list[int] = field(default_factory=list)
 
 
 class Server:
@@ -74,7 +84,8 @@ class Server:
         self.paid: Counter[str] = Counter()
         self.bodies: dict[str, str] = {}
         self.sizes: list[int] = []
-        self.live = self.attempts = self.uploads = 0
+        self.live = self.attempts = self.uploads = self.cancels = self.deletions = 0
+        self.deleted: set[str] = set()
 
     def text(self, body: dict[str, Any]) -> str:
         """The answer to a prompt, the same each time."""
@@ -121,19 +132,25 @@ class Server:
 
     def done(self, batch: dict[str, Any]) -> bool:
         """Whether a batch is over; it is carried out when it is looked at after that."""
-        if time.time() - batch["at"] < self.plan.seconds:
+        stopped = batch.get("stopped")
+        due = batch["at"] + self.plan.seconds if stopped is None else stopped + self.plan.stop_seconds
+        if time.time() < due or (stopped is None and batch["number"] in self.plan.hang):
             return False
         if "out" not in batch:
             batch["out"] = self._carry_out(batch)
         return True
 
     def _carry_out(self, batch: dict[str, Any]) -> list[tuple[str, str, Any]]:
-        """Custom id, what became of it ("done", "error", "late") and the answer, in any order."""
+        """Custom id, what became of it ("done", "error", "late", "stopped") and the answer, in any order."""
         plan, rows, out = self.plan, list(batch["rows"]), []
         self.faults.shuffle(rows)
         most = 0 if batch["number"] in plan.expire_whole else len(rows)
         most = len(rows) // 2 if batch["number"] in plan.expire else most
-        for number, row in enumerate(rows):
+        n_run = len(rows) if batch.get("stopped") is None else int(plan.stop_done * len(rows))
+        out += [
+            (row["custom_id"], "stopped", None) for row in rows[n_run + 1 :]
+        ]  # and one that is in no line
+        for number, row in enumerate(rows[:n_run]):
             draw = self.faults.random()
             if number >= most or draw < plan.late_rate:
                 out.append((row["custom_id"], "late", None))
@@ -157,6 +174,39 @@ class Server:
         self.files[name] = form["file"].file.read()  # type: ignore[union-attr] # it is a file
         return web.json_response({"id": name, "object": "file"})
 
+    async def delete(self, request: web.Request) -> web.Response:
+        """DELETE /files/ID."""
+        name = request.match_info["id"]
+        if self.plan.no_delete:
+            return web.json_response({"error": {"message": "no"}}, status=self.plan.no_delete)
+        if name not in self.kept():
+            return web.json_response({"error": {"message": "no such file"}}, status=404)
+        self.deletions += 1
+        self.deleted.add(name)
+        return web.json_response({"id": name, "object": "file", "deleted": True})
+
+    def kept(self) -> list[str]:
+        """The files that are there: those uploaded, and those of batches that are over."""
+        failed = (*self.plan.fail, *self.plan.limit)
+        carried_out = [batch for batch in self.batches.values() if "file" in batch and "out" in batch]
+        over = [batch for batch in carried_out if batch["number"] not in failed]
+        made = [f"{kind}_{batch['id']}" for batch in over for kind in ("out", "err")]
+        return [name for name in (*self.files, *made) if name not in self.deleted]
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """POST /batches/ID/cancel, in either dialect."""
+        batch = self.batches.get(request.match_info["id"])
+        if batch is None or self.plan.no_cancel:
+            said = {"error": {"message": "no", "code": "not_allowed"}}
+            return web.json_response(said, status=404 if batch is None else self.plan.no_cancel)
+        if self.done(batch):
+            error = {"message": "Cannot cancel a batch that is over", "code": "invalid_status"}
+            return web.json_response({"error": error}, status=409)
+        self.cancels += 1
+        batch.setdefault("stopped", time.time())
+        show = self._openai if "file" in batch else self._anthropic
+        return web.json_response(show(batch))
+
     async def create(self, request: web.Request) -> web.StreamResponse:
         """POST /batches."""
         asked = await request.json()
@@ -179,7 +229,8 @@ class Server:
     def _openai(self, batch: dict[str, Any]) -> dict[str, Any]:
         over, number, plan = self.done(batch), batch["number"], self.plan
         late = number in plan.expire or number in plan.expire_whole
-        status = ("expired" if late else "completed") if over else "in_progress"
+        names = ("cancelling", "cancelled") if "stopped" in batch else ("in_progress", "completed")
+        status = "expired" if over and late else names[over]
         done = sum(what == "done" for _, what, _ in batch.get("out", ()))
         about: dict[str, Any] = {"id": batch["id"], "object": "batch", "created_at": int(batch["at"])}
         about |= {"metadata": batch["metadata"], "input_file_id": batch["file"], "status": status}
@@ -212,11 +263,14 @@ class Server:
     async def content(self, request: web.Request) -> web.Response:
         """GET /files/ID/content."""
         kind, _, batch_id = request.match_info["id"].partition("_")
+        if request.match_info["id"] in self.deleted:
+            return web.json_response({"error": {"message": "it was deleted"}}, status=404)
         lines = []
         for custom_id, what, made in self.batches[batch_id]["out"]:
             row: dict[str, Any] = {"id": "r", "custom_id": custom_id, "response": None, "error": None}
-            if what == "late":
-                row["error"] = {"code": "batch_expired", "message": "too late"}
+            if what in ("late", "stopped"):
+                code = "batch_expired" if what == "late" else "batch_cancelled"
+                row["error"] = {"code": code, "message": "not done"}
             else:
                 body = made or {"error": {"message": "broken", "type": "server_error"}}
                 row["response"] = {"status_code": 200 if made else 500, "request_id": "q", "body": body}
@@ -235,14 +289,19 @@ class Server:
 
     def _anthropic(self, batch: dict[str, Any]) -> dict[str, Any]:
         over = self.done(batch)
-        counts = Counter(what for _, what, _ in batch["out"]) if over else {"processing": len(batch["rows"])}
-        # Lines that stand twice, or nowhere, are no request more or less.
-        counts = {"succeeded": len(batch["rows"])} if over else counts
+        n, stopped = len(batch["rows"]), batch.get("stopped")
+        counts = {
+            "succeeded" if over else "processing": n
+        }  # lines that stand twice, or nowhere, change nothing
+        if over and stopped is not None:
+            n_done = len({name for name, what, _ in batch["out"] if what != "stopped"})
+            counts = {"succeeded": n_done, "canceled": n - n_done}
         return {
             "id": batch["id"],
             "type": "message_batch",
-            "processing_status": "ended" if over else "in_progress",
-            "created_at": datetime.fromtimestamp(batch["at"], UTC).isoformat().replace("+00:00", "Z"),
+            "processing_status": "ended" if over else "in_progress" if stopped is None else "canceling",
+            "cancel_initiated_at": None if stopped is None else _time(stopped),
+            "created_at": _time(batch["at"]),
             "request_counts": {"processing": 0, **counts},
             "results_url": f"https://elsewhere.test/v1/messages/batches/{batch['id']}/results"
             if over
@@ -265,7 +324,8 @@ class Server:
         for custom_id, what, made in self.batches[request.match_info["id"]]["out"]:
             result: dict[str, Any] = {"type": "succeeded", "message": made}
             if what != "done":
-                result = {"type": "expired"} if what == "late" else {"type": "errored", "error": overloaded}
+                ends = {"late": {"type": "expired"}, "stopped": {"type": "canceled"}}
+                result = ends.get(what) or {"type": "errored", "error": overloaded}
             lines.append(json.dumps({"custom_id": custom_id, "result": result}))
         return web.Response(body="".join(f"{line}\n" for line in lines).encode())
 
@@ -275,7 +335,13 @@ class Server:
             if "out" not in batch and batch["number"] not in (*self.plan.limit, *self.plan.fail):
                 batch["out"] = self._carry_out(batch)
         counts = {"paid": self.paid.total(), "distinct": len(self.paid), "live": self.live}
+        files = {"uploads": self.uploads, "deletions": self.deletions, "files": len(self.kept())}
+        counts |= files | {"cancels": self.cancels}
         return web.json_response({**counts, "batches": self.sizes, "attempts": self.attempts})
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
 async def serve(plan: Plan) -> None:
@@ -299,14 +365,17 @@ async def serve(plan: Plan) -> None:
     app.router.add_post("/v1/chat/completions", live)
     app.router.add_post("/v1/messages", live)
     app.router.add_post("/v1/files", server.upload)
+    app.router.add_delete("/v1/files/{id}", server.delete)
     app.router.add_get("/v1/files/{id}/content", server.content)
     app.router.add_post("/v1/batches", server.create)
     app.router.add_get("/v1/batches", server.listed)
     app.router.add_get("/v1/batches/{id}", server.look)
+    app.router.add_post("/v1/batches/{id}/cancel", server.cancel)
     app.router.add_post("/v1/messages/batches", server.create_messages)
     app.router.add_get("/v1/messages/batches", server.listed_messages)
     app.router.add_get("/v1/messages/batches/{id}", server.look_messages)
     app.router.add_get("/v1/messages/batches/{id}/results", server.results)
+    app.router.add_post("/v1/messages/batches/{id}/cancel", server.cancel)
     app.router.add_get("/stats", server.stats)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()

@@ -1,8 +1,9 @@
 """What a run in batches takes beside the same run live: wave-fronts, requests, dollars, CPU time and memory.
 
-`python -m benchmarks batches [--examples 2000] [--json]` runs SPRI in a process of its own against batch APIs on
-loopback whose answers are known, once in batches and once live, and compares the records field by field. A batch takes
-`--seconds` there; at a provider it takes minutes to hours, so the time says nothing, but the number of waves does.
+`python -m benchmarks batches [--api openai|anthropic] [--examples 2000] [--json]` runs SPRI in a process of its own
+against batch APIs on loopback whose answers are known, once in batches and once live, and compares the records field by
+field. A batch takes `--seconds` there; at a provider it takes minutes to hours, so the time says nothing, but the
+number of waves does.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ def numbered(count: int) -> list[Example]:
     ]
 
 
-def run_once(root: str, dialect: str, count: int, folder: Path, how: str) -> dict[str, Any]:
+def run_once(root: str, api: str, count: int, folder: Path, how: str) -> dict[str, Any]:
     """One run, live or in batches; what this process took."""
     options = "&".join(f"{name}={value}" for name, value in USD.items())
-    lm = f"{LMS[dialect]}?api_base={root}/v1&{options}"
+    lm = f"{LMS[api]}?api_base={root}/v1&{options}"
     program = spri.SPRI(spri.load_task("reappraisal")).set_lms(base=lm)
-    batch = None if how == "live" else f"{dialect}?settle=0.5&poll=0.2"
+    batch = None if how == "live" else f"{api}?settle=0.5&poll=0.2"
     budget = spri.Budget(max_usd=1e9)
     examples, start, cpu = numbered(count), time.monotonic(), time.process_time()
     summary = spri.run_bulk(program, examples, folder, concurrency=64, budget=budget, batch=batch)
@@ -62,14 +63,14 @@ def run_once(root: str, dialect: str, count: int, folder: Path, how: str) -> dic
     }
 
 
-def compare(dialect: str, count: int, seconds: float) -> dict[str, Any]:
+def compare(api: str, count: int, seconds: float) -> dict[str, Any]:
     """The same run both ways."""
-    found: dict[str, Any] = {"dialect": dialect, "examples": count}
+    found: dict[str, Any] = {"api": api, "examples": count}
     with tempfile.TemporaryDirectory() as folder, serving({"seconds": seconds}) as root:
         kept: dict[str, dict[str, Any]] = {}
         for how in ("batches", "live"):
             path = Path(folder) / how
-            command = [sys.executable, "-m", "benchmarks.batches", "--child", root, dialect, str(count)]
+            command = [sys.executable, "-m", "benchmarks.batches", "--child", root, api, str(count)]
             environment = os.environ | {"OPENAI_API_KEY": "none-needed", "ANTHROPIC_API_KEY": "none-needed"}
             done = subprocess.run(
                 [*command, str(path), how], capture_output=True, text=True, check=True, env=environment
@@ -79,6 +80,7 @@ def compare(dialect: str, count: int, seconds: float) -> dict[str, Any]:
                 seen = _get(f"{root}/stats")
                 found["waves"] = seen["batches"]
                 found["paid_in_batches"] = seen["paid"] - seen["live"]
+                found["files"] = {name: seen[name] for name in ("uploads", "deletions", "files")}
             kept[how] = {
                 record.id: record.to_json() | {"seconds": 0} for record in spri.RunDir.read(path).records()
             }
@@ -111,16 +113,16 @@ def main(argv: list[str]) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks batches", description=__doc__)
     parser.add_argument("--examples", type=int, default=2000)
-    parser.add_argument("--dialect", choices=list(LMS), default="openai")
+    parser.add_argument("--api", choices=list(LMS), default="openai", help="whose shape of a batch API")
     parser.add_argument("--seconds", type=float, default=1.0, help="that a batch takes")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.child:
-        root, dialect, count, folder, how = options.child
-        sys.stdout.write(json.dumps(run_once(root, dialect, int(count), Path(folder), how)) + "\n")
+        root, api, count, folder, how = options.child
+        sys.stdout.write(json.dumps(run_once(root, api, int(count), Path(folder), how)) + "\n")
         return 0
-    found = compare(options.dialect, options.examples, options.seconds)
+    found = compare(options.api, options.examples, options.seconds)
     if options.json:
         sys.stdout.write(json.dumps(found) + "\n")
     else:

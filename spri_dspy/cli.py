@@ -1,4 +1,4 @@
-"""The command line: spri run | judge | agree | tune | ls | show | report | export | serve | models | doctor.
+"""The command line: spri run | judge | agree | tune | ls | show | ... | cancel-batches | serve | models | doctor.
 
 It parses arguments, prints (results on stdout, all else on stderr), and exits. Exit codes: 0 done, 1 some examples
 failed, 2 wrong input, 3 something missing outside (a key, a server, an extra), 4 a budget is spent, 130 interrupted;
@@ -325,6 +325,7 @@ def tune(
 
 
 app.command("ls")(cli_results.list_runs)
+app.command("cancel-batches")(cli_results.cancel_batches)
 for _command in (
     cli_results.show,
     cli_results.report,

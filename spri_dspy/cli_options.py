@@ -91,6 +91,22 @@ Batch = Annotated[
         "?discount=0.5&attempts=3 for settings.",
     ),
 ]
+BatchLMs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lm",
+        metavar="ROLE=STRING",
+        help="LM whose batches are cancelled, as the run was given it; repeat. Its key and its address are used.",
+    ),
+]
+BatchAPI = Annotated[
+    str | None,
+    typer.Option(
+        "--batch",
+        metavar="API",
+        help="As the run was given it, where that is another address than the LM's own.",
+    ),
+]
 ExecutorName = Annotated[str, typer.Option(help="local, ray, or ray:ADDRESS of a cluster.")]
 Workers = Annotated[
     int | None, typer.Option(help="Processes that share the run. Default: 1; on Ray one a CPU.")

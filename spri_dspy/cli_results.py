@@ -1,4 +1,4 @@
-"""Commands that look at results, and those that stand around them: ls, show, report, export, serve, doctor, models.
+"""Commands that look at results, and those around them: ls, show, report, export, serve, doctor, models, ...
 
 Each prints its result and raises for what is wrong; `cli` registers them and makes exit codes of it.
 """
@@ -125,6 +125,23 @@ def export(
         RunDir.read(run_dir), export_format, to=to, out=out, include_all=include_all, fresh=fresh
     )
     print_json(done.to_json()) if json_out else print_lines(done.lines())
+
+
+def cancel_batches(
+    run_dir: options.Run,
+    lm: options.BatchLMs = None,
+    batch: options.BatchAPI = None,
+    json_out: options.Json = False,
+) -> None:
+    """Cancel the batches of a run that are at work at their provider; what they did by then is paid and is kept."""
+    from spri_dspy.commands.cancel_batches import cancel
+
+    silence_dspy()
+    cancelled = cancel(run_dir, options.pairs("--lm", lm), batch)
+    print_json(cancelled.to_json()) if json_out else print_lines(cancelled.lines())
+    say(*cancelled.notes())
+    if cancelled.exit_code:
+        raise typer.Exit(cancelled.exit_code)
 
 
 def serve(

@@ -18,7 +18,11 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def verbs():
     return sorted(
-        set(re.findall(r"\bspri (run|show|judge|agree|tune|export|doctor|serve|ls|models)\b", README))
+        set(
+            re.findall(
+                r"\bspri (run|show|judge|agree|tune|export|cancel-batches|doctor|serve|ls|models)\b", README
+            )
+        )
     )
 
 

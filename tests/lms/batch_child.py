@@ -10,7 +10,8 @@ import sys
 import spri_dspy as spri
 from spri_dspy.durable import write_whole
 from spri_dspy.lms.batches import collector, store
-from spri_dspy.lms.batches.api import AnthropicAPI, BatchAPI
+from spri_dspy.lms.batches.anthropic_api import AnthropicAPI
+from spri_dspy.lms.batches.api import BatchAPI
 from spri_dspy.lms.cache import CallCache
 from tests.lms.batch_parts import examples, program, settings
 
@@ -31,6 +32,7 @@ STAGES = {
     "stored": (CallCache, "put", "after"),
     "settle": (store.BatchStore, "settle", "before"),
     "settled": (store.BatchStore, "settle", "after"),
+    "deleted": ("api", "delete", "after"),
     "record": (spri.RunDir, "append", "after"),
 }
 

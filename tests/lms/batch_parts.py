@@ -64,3 +64,29 @@ def records(run):
     found = [Record.from_json(json.loads(line)).to_json() | {"seconds": 0} for line in lines]
     assert len({row["id"] for row in found}) == len(found)
     return {row["id"]: row for row in found}
+
+
+def child(server, count, run, dialect="openai", stage="never", nth=1, lm_dialect=None):
+    lm = lm_of(server, lm_dialect or dialect)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.lms.batch_child",
+        lm,
+        str(count),
+        str(run),
+        dialect,
+        stage,
+        str(nth),
+    ]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def without_usage(rows):
+    """A start that goes on finds finished calls in the cache, and so counts fewer."""
+    return {name: {k: v for k, v in row.items() if k != "usage"} for name, row in rows.items()}
+
+
+def finish(process):
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said

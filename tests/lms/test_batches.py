@@ -19,7 +19,17 @@ from spri_dspy.lms.budget import Budget
 from spri_dspy.lms.spec import parse_lm
 from tests.command import MAIN, assert_refused
 from tests.command import spri as spri_command
-from tests.lms.batch_parts import batch_server, examples, lm_of, program, records, settings
+from tests.lms.batch_parts import (
+    batch_server,
+    child,
+    examples,
+    finish,
+    lm_of,
+    program,
+    records,
+    settings,
+    without_usage,
+)
 
 KEY = "sk-test-4f9a1c77d2"
 DIALECTS = ("openai", "anthropic")
@@ -198,36 +208,12 @@ def test_line_that_is_too_long_is_passed_over(tmp_path, monkeypatch):
         assert server.stats["live"] > 0
 
 
-def child(server, count, run, dialect="openai", stage="never", nth=1, lm_dialect=None):
-    lm = lm_of(server, lm_dialect or dialect)
-    command = [
-        sys.executable,
-        "-m",
-        "tests.lms.batch_child",
-        lm,
-        str(count),
-        str(run),
-        dialect,
-        stage,
-        str(nth),
-    ]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def without_usage(rows):
-    """A start that goes on finds finished calls in the cache, and so counts fewer."""
-    return {name: {k: v for k, v in row.items() if k != "usage"} for name, row in rows.items()}
-
-
-def finish(process):
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
-
-
-def test_run_begun_in_batches_is_finished_live(tmp_path):
+@pytest.mark.parametrize("is_by_address", [False, True])
+def test_run_begun_in_batches_is_finished_live(tmp_path, is_by_address):
     """What waits in a batch is waited for, all else is asked live."""
     with batch_server(seconds=1.0) as server:
-        process = child(server, 6, tmp_path / "run", "openai", "status", 2)
+        where = server.url if is_by_address else "openai"
+        process = child(server, 6, tmp_path / "run", where, "status", 2)
         process.communicate(timeout=60)
         assert process.returncode == -9
         assert server.stats["batches"] == [6]

@@ -1,7 +1,7 @@
-"""The batch APIs on the wire: upload, create, look, find again, fetch; in OpenAI's dialect and in Anthropic's.
+"""OpenAI's batch API on the wire: upload, create, look, find again, fetch, cancel, delete.
 
-    OpenAI      POST /files (multipart, purpose=batch), POST /batches, GET /batches/ID, GET /files/ID/content
-    Anthropic   POST /messages/batches, GET /messages/batches/ID, GET /messages/batches/ID/results
+    POST /files (multipart, purpose=batch), POST /batches, GET /batches/ID, GET /files/ID/content
+    POST /batches/ID/cancel, DELETE /files/ID
 
 Files go up and come down line by line, so memory does not grow with them. Requests carry the headers of the live call
 that they stand for, key included. It knows bytes and files; it knows no LM and no run.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import re
 import urllib.error
 import urllib.request
@@ -18,14 +19,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, NamedTuple
-from urllib.parse import quote, urlsplit
+from typing import IO, Any, NamedTuple, TypeGuard
+from urllib.parse import quote
 
 import orjson
 
 from spri_dspy.errors import PrerequisiteError
 from spri_dspy.lms.bodies import REDIRECTS
 from spri_dspy.redaction import redact
+
+logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 60.0
 """For a connection, and for each piece of a body."""
@@ -37,7 +40,7 @@ _MOST_STATUS = 4_000_000
 """Bytes of an answer that is no file."""
 
 _CHUNK = 1 << 20
-_ID = re.compile(r"[\w.:+/=-]{1,300}")
+_ID = re.compile(r"(?!.*\.\.|\.$)[\w.:+/=-]{1,300}")
 _LIMITS = re.compile(r"token_limit|enqueued|rate.?limit|quota|too many", re.IGNORECASE)
 _CLOCKS_DIFFER_SECONDS = 3600.0
 
@@ -67,15 +70,20 @@ class Status(NamedTuple):
         files: what to fetch of an ended one.
         failed: why none of it was done, None if it was begun.
         is_limit: it was not begun because too much is waiting already.
+        cancelled: it was asked to stop; one that is not ended yet has requests that are being finished.
         done, total: requests.
+        tag, file_id: what it was created with, where the provider says so.
     """
 
     ended: bool
     files: tuple[str, ...] = ()
     failed: str | None = None
     is_limit: bool = False
+    cancelled: bool = False
     done: int = 0
     total: int = 0
+    tag: str | None = None
+    file_id: str | None = None
 
 
 class Answer(NamedTuple):
@@ -93,10 +101,14 @@ class BatchAPI:
     Attributes:
         base: its address, without a slash at the end.
         headers: of every request, the key among them.
+        path: of its batches.
+        has_files: requests and results are files of their own, which stay until they are deleted.
     """
 
     base: str
     headers: Mapping[str, str]
+    path = "/batches"
+    has_files = True
     most_requests = 50_000
     most_bytes = 200_000_000
 
@@ -116,28 +128,56 @@ class BatchAPI:
         tail = f"\r\n--{boundary}--\r\n".encode()
         size = len(head) + path.stat().st_size + len(tail)
         kind = f"multipart/form-data; boundary={boundary}"
-        return _id_of(self._json("POST", "/files", _parts(head, path, tail), size, kind))
+        return id_of(self._json("POST", "/files", parts_of(head, path, tail), size, kind))
 
     def create(self, path: Path, file_id: str | None, tag: str, endpoint: str) -> str:
         """Begin the batch of an input file; its id."""
         asked = {"input_file_id": file_id, "endpoint": endpoint, "completion_window": "24h"}
         data = json.dumps({**asked, "metadata": {TAG: tag}}).encode()
-        return _id_of(self._json("POST", "/batches", iter([data]), len(data)))
+        return id_of(self._json("POST", self.path, iter([data]), len(data)))
 
     def status(self, batch_id: str) -> Status:
         """How far a batch is."""
-        return self._status(self._json("GET", f"/batches/{quote(batch_id, '')}"))
+        return self._status(self._json("GET", f"{self.path}/{quote(batch_id, '')}"))
+
+    def cancel(self, batch_id: str) -> None:
+        """Ask that nothing more of a batch is begun; what is done by then is paid, and its results stay."""
+        self._json("POST", f"{self.path}/{quote(batch_id, '')}/cancel", iter(()))
+
+    def delete(self, file_id: str) -> None:
+        """Delete a file; one that is gone already, and a server that deletes none, are no error."""
+        try:
+            self._open("DELETE", f"/files/{quote(file_id, '')}").close()
+        except NotKnown as error:
+            logger.debug("file %s: %s", file_id, error)
 
     def _status(self, said: dict[str, Any]) -> Status:
         state, counts = said.get("status"), said.get("request_counts") or {}
         files = tuple(said[k] for k in ("output_file_id", "error_file_id") if isinstance(said.get(k), str))
         done, total = counts.get("completed") or 0, counts.get("total") or 0
+        meta, file_id = said.get("metadata"), said.get("input_file_id")
+        tag = meta.get(TAG) if isinstance(meta, dict) else None
+        from_us = {"tag": tag, "file_id": file_id if isinstance(file_id, str) else None}
         if state != "failed":
-            ended = state in ("completed", "expired", "cancelled")
-            return Status(ended, files, done=done, total=total)
+            ended, stops = (
+                state in ("completed", "expired", "cancelled"),
+                state in ("cancelling", "cancelled"),
+            )
+            return Status(ended, files, cancelled=stops, done=done, total=total, **from_us)
         errors = (said.get("errors") or {}).get("data") or [{}]
         why = f"{errors[0].get('code') or 'failed'}: {errors[0].get('message') or 'no reason was given'}"
-        return Status(True, failed=redact(why)[:300], is_limit=bool(_LIMITS.search(why)))
+        return Status(True, failed=redact(why)[:300], is_limit=bool(_LIMITS.search(why)), **from_us)
+
+    def is_ours(self, status: Status, tag: str, file_id: str | None, n: int) -> bool:
+        """Whether a batch is the one that a run created, as far as the provider tells; a run's files may say anything.
+
+        Args:
+            status: the batch's.
+            tag: that it should have.
+            file_id: the input file that it should have.
+            n: how many requests it should have.
+        """
+        return status.tag == tag or (file_id is not None and status.file_id == file_id)
 
     def find(self, tag: str, file_id: str | None, sent: float, n: int, known: set[str]) -> str | None:
         """The id of the batch that was created under this tag, None if there is none.
@@ -152,11 +192,10 @@ class BatchAPI:
         Raises:
             NotYet: that cannot be told yet.
         """
-        for said in self._listed("/batches", "after", sent):
-            meta = said.get("metadata") or {}
-            is_ours = meta.get(TAG) == tag or (file_id is not None and said.get("input_file_id") == file_id)
-            if is_ours and said.get("status") != "failed":
-                return _id_of(said)
+        for said in self._listed("after", sent):
+            status = self._status(said)
+            if self.is_ours(status, tag, file_id, n) and status.failed is None:
+                return id_of(said)
         return None
 
     def fetch(self, files: tuple[str, ...]) -> Iterator[IO[bytes]]:
@@ -166,7 +205,7 @@ class BatchAPI:
 
     def read(self, line: bytes) -> Answer | None:
         """One line of a result; None if it is none."""
-        said = _object(line)
+        said = json_object(line)
         if said is None or not isinstance(said.get("custom_id"), str):
             return None
         response, error = said.get("response"), said.get("error")
@@ -180,19 +219,19 @@ class BatchAPI:
             return Answer(said["custom_id"], None, b"")
         return Answer(said["custom_id"], 500, orjson.dumps({"error": error}))
 
-    def _listed(self, path: str, after: str, sent: float) -> Iterator[dict[str, Any]]:
+    def _listed(self, after: str, sent: float) -> Iterator[dict[str, Any]]:
         """Batches of the account, the newest first, back to the given time."""
         cursor = ""
         for _ in range(100):
             try:
-                page = self._json("GET", f"{path}?limit=100{cursor}")
+                page = self._json("GET", f"{self.path}?limit=100{cursor}")
             except NotKnown:  # a server that lists nothing
                 return
             rows = [row for row in page.get("data") or () if isinstance(row, dict)]
             yield from (row for row in rows if _created(row) >= sent - _CLOCKS_DIFFER_SECONDS)
             if not rows or not page.get("has_more") or _created(rows[-1]) < sent - _CLOCKS_DIFFER_SECONDS:
                 return
-            cursor = f"&{after}={quote(_id_of(rows[-1]), '')}"
+            cursor = f"&{after}={quote(id_of(rows[-1]), '')}"
 
     def _json(self, method: str, path: str, *body: Any) -> dict[str, Any]:
         """An answer that is an object; all else as `_open` says."""
@@ -201,7 +240,7 @@ class BatchAPI:
                 text = answer.read(_MOST_STATUS + 1)
         except (OSError, http.client.HTTPException) as error:
             raise Busy(f"{self.base}: {error}") from error
-        said = _object(text) if len(text) <= _MOST_STATUS else None
+        said = json_object(text) if len(text) <= _MOST_STATUS else None
         if said is None and text.lstrip()[:1] == b"<":
             raise PrerequisiteError(
                 f"{self.base}{path.partition('?')[0]} answered with a web page instead of JSON: it is no batch API, or "
@@ -246,16 +285,16 @@ class BatchAPI:
             raise Busy(f"{self.base} cannot be reached: {getattr(error, 'reason', error)}") from error
 
     def _refusal(self, path: str, code: int, text: bytes, retry_after: str | None) -> Exception:
-        said = (_object(text) or {}).get("error")
+        said = (json_object(text) or {}).get("error")
         message = said.get("message") if isinstance(said, dict) else None
         name = said.get("code") or said.get("type") if isinstance(said, dict) else None
         shown = f"{code} {name or ''} {message or text[:200].decode(errors='replace')}".replace("  ", " ")
         waits = float(retry_after) if retry_after and re.fullmatch(r"\d{1,6}(\.\d+)?", retry_after) else 0.0
         if code == 429 or (code == 400 and _LIMITS.search(shown)):
             return Busy(shown, waits, is_refusal=True)
-        if code in (408, 409) or code >= 500:
+        if code in (408, 409) or (code >= 500 and code != 501):
             return Busy(shown, waits)
-        kind = NotKnown if code in (404, 405) else PrerequisiteError
+        kind = NotKnown if code in (404, 405, 501) else PrerequisiteError
         return kind(
             f"the batch API at {self.base}{path.partition('?')[0]} refuses: {shown[:300]}; mend that and start the "
             "same command again, what is finished is kept"
@@ -263,98 +302,7 @@ class BatchAPI:
 
 
 class NotKnown(PrerequisiteError):
-    """The server has no such path, or no such batch."""
-
-
-class AnthropicAPI(BatchAPI):
-    """Anthropic's dialect: no file of its own, and no metadata, so a batch is known again by its custom ids."""
-
-    most_requests = 100_000
-    most_bytes = 256_000_000
-
-    def line(self, custom_id: str, path: str, body: bytes) -> bytes:
-        """One request as a line of the input file."""
-        return f'{{"custom_id":"{custom_id}","params":'.encode() + body + b"}\n"
-
-    def upload(self, path: Path) -> str | None:
-        """Nothing: the requests go with the creation."""
-        return None
-
-    def create(self, path: Path, file_id: str | None, tag: str, endpoint: str) -> str:
-        """Begin the batch of an input file; its id."""
-        head, tail = b'{"requests":[', b"]}"
-        size = len(head) + path.stat().st_size - 1 + len(tail)
-        data = _parts(head, path, tail, lines_to=b",")
-        return _id_of(self._json("POST", "/messages/batches", data, size))
-
-    def status(self, batch_id: str) -> Status:
-        """How far a batch is."""
-        return self._status(self._json("GET", f"/messages/batches/{quote(batch_id, '')}"))
-
-    def _status(self, said: dict[str, Any]) -> Status:
-        counts = {k: v for k, v in (said.get("request_counts") or {}).items() if isinstance(v, int)}
-        total, waiting = sum(counts.values()), counts.get("processing", 0)
-        # The path alone: the key goes to no other host.
-        path = urlsplit(str(said.get("results_url") or "")).path
-        ended = said.get("processing_status") == "ended"
-        return Status(ended, (path,) if path else (), done=total - waiting, total=total)
-
-    def find(self, tag: str, file_id: str | None, sent: float, n: int, known: set[str]) -> str | None:
-        """The id of the batch whose custom ids begin with this tag; those that are not ended cannot be told yet."""
-        waits = False
-        for said in self._listed("/messages/batches", "after_id", sent):
-            status, batch_id = self._status(said), _id_of(said)
-            if status.total != n or batch_id in known:
-                continue
-            if not status.ended:
-                waits = True
-                continue
-            for file in self.fetch(status.files):
-                with file:
-                    first = self.read(file.readline(16_000_000))
-                if first is not None and first.custom_id.startswith(tag):
-                    return batch_id
-        if waits:
-            raise NotYet("a batch of as many requests is not ended, and may be this one")
-        return None
-
-    def fetch(self, files: tuple[str, ...]) -> Iterator[IO[bytes]]:
-        """The results of an ended batch, open for reading."""
-        origin = urlsplit(self.base)
-        for path in files:
-            here = BatchAPI(f"{origin.scheme}://{origin.netloc}", self.headers)
-            yield here._open("GET", path)
-
-    def read(self, line: bytes) -> Answer | None:
-        """One line of a result; None if it is none."""
-        said = _object(line)
-        if said is None or not isinstance(said.get("custom_id"), str):
-            return None
-        result = _dict(said.get("result"))
-        if result.get("type") == "succeeded":
-            return Answer(said["custom_id"], 200, orjson.dumps(result.get("message")))
-        if result.get("type") != "errored":
-            return Answer(said["custom_id"], None, b"")
-        error = _dict(result.get("error"))
-        inner = _dict(error.get("error")) or error
-        return Answer(
-            said["custom_id"], _STATUS.get(str(inner.get("type")), 500), orjson.dumps({"error": inner})
-        )
-
-
-_STATUS = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "overloaded_error": 529,
-}
-"""Of Anthropic's kinds of errors, the status that a live call would have got."""
-
-APIS = {"openai": BatchAPI, "anthropic": AnthropicAPI}
+    """The server has no such path, no such batch, or no such file."""
 
 
 def _opener() -> urllib.request.OpenerDirector:
@@ -366,11 +314,7 @@ class _Stay(urllib.request.HTTPRedirectHandler):
         """No answer sends a request, and the key with it, elsewhere."""
 
 
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _parts(head: bytes, path: Path, tail: bytes, lines_to: bytes | None = None) -> Iterator[bytes]:
+def parts_of(head: bytes, path: Path, tail: bytes, lines_to: bytes | None = None) -> Iterator[bytes]:
     """A body around a file; with `lines_to`, that stands in place of its line breaks, the last left out."""
     yield head
     left = path.stat().st_size - (lines_to is not None)
@@ -381,7 +325,8 @@ def _parts(head: bytes, path: Path, tail: bytes, lines_to: bytes | None = None) 
     yield tail
 
 
-def _object(text: bytes) -> dict[str, Any] | None:
+def json_object(text: bytes) -> dict[str, Any] | None:
+    """A JSON object, None if the text is none."""
     try:
         said = orjson.loads(text)
     except ValueError:
@@ -392,9 +337,15 @@ def _object(text: bytes) -> dict[str, Any] | None:
     return said if isinstance(said, dict) else None
 
 
-def _id_of(said: dict[str, Any]) -> str:
+def is_id(found: Any) -> TypeGuard[str]:
+    """Whether this may be a batch's or a file's id: a part of a path that leads nowhere else."""
+    return isinstance(found, str) and _ID.fullmatch(found) is not None
+
+
+def id_of(said: dict[str, Any]) -> str:
+    """The id of what a server made or lists."""
     found = said.get("id")
-    if not isinstance(found, str) or not _ID.fullmatch(found):
+    if not is_id(found):
         raise Busy("the server named no id")
     return found
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from spri_dspy.lms.batches.news import News
 from spri_dspy.lms.batches.store import Batch, BatchStore
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 LONGEST_POLL, LONGEST_WAIT = 60.0, 300.0
 """Seconds between two looks at a batch at most, and between two attempts to send one."""
@@ -58,13 +61,13 @@ async def _submit(batch: Batch, api: BatchAPI, store: BatchStore, news: News) ->
     while batch.batch_id is None:
         try:
             if batch.sent is not None:
-                batch.batch_id = await _find(batch, api, store)
+                batch.batch_id = await find(batch, api, store)
             if batch.batch_id is None:
                 if batch.file_id is None:
-                    batch.file_id = await _beside(api.upload, path)
+                    batch.file_id = await beside(api.upload, path)
                 batch.sent = time.time()
                 store.save(batch)
-                batch.batch_id = await _beside(api.create, path, batch.file_id, batch.tag, batch.endpoint)
+                batch.batch_id = await beside(api.create, path, batch.file_id, batch.tag, batch.endpoint)
             store.save(batch)
         except (Busy, OSError) as busy:
             if isinstance(busy, Busy) and busy.is_refusal:
@@ -78,14 +81,21 @@ async def _submit(batch: Batch, api: BatchAPI, store: BatchStore, news: News) ->
             wait = min(2 * wait, LONGEST_WAIT)
 
 
-async def _find(batch: Batch, api: BatchAPI, store: BatchStore) -> str | None:
+async def find(batch: Batch, api: BatchAPI, store: BatchStore) -> str | None:
+    """The id of a batch whose creation was asked for and not heard of, None if it did not come about.
+
+    Raises:
+        NotYet: that cannot be told before batches of as many requests have ended.
+        Busy: nobody answers.
+        PrerequisiteError: it is refused.
+    """
     known = {b.batch_id for b in store.batches if b.batch_id}
     where = batch.tag, batch.file_id, batch.sent or 0.0, batch.n, known
-    found = await _beside(api.find, *where)
+    found = await beside(api.find, *where)
     left = (batch.sent or 0.0) + APPEARS_WITHIN - time.time()
     if found is None and left > 0:
         await asyncio.sleep(left)
-        found = await _beside(api.find, *where)
+        found = await beside(api.find, *where)
     return found
 
 
@@ -96,13 +106,14 @@ async def _wait(batch: Batch, api: BatchAPI, store: BatchStore, news: News, poll
         await asyncio.sleep(wait)
         wait = min(1.3 * wait, LONGEST_POLL)
         try:
-            status = await _beside(api.status, batch.batch_id or "")
+            status = await beside(api.status, batch.batch_id or "")
             reach = _Reach()
             news.looked(batch, status.done)
             if not status.ended:
                 continue
             if status.failed is None:
-                await _beside(store.receive, batch, api, status.files)
+                batch.cancelled = status.cancelled
+                await beside(store.receive, batch, api, status.files)
                 continue
         except NotKnown as error:
             raise PrerequisiteError(
@@ -121,7 +132,31 @@ async def _wait(batch: Batch, api: BatchAPI, store: BatchStore, news: News, poll
         return
 
 
-async def _beside(work: Callable[..., T], *args: Any) -> T:
+async def clear(batch: Batch, api: BatchAPI, store: BatchStore, news: News) -> None:
+    """Delete the files of a batch at the provider, whose answers are in the run's cache: one try, or the next start's.
+
+    Raises:
+        UsageError: that it is done cannot be written.
+    """
+    try:
+        if api.has_files:
+            status = await beside(api.status, batch.batch_id or "")
+            files = (status.file_id, *status.files)
+            for name in files if api.is_ours(status, batch.tag, batch.file_id, batch.n) else ():
+                if name is not None:
+                    await beside(api.delete, name)
+    except NotKnown as error:
+        logger.debug("batch %d is gone, and its files with it: %s", batch.number, error)
+    except (Busy, OSError, PrerequisiteError) as error:
+        news.say(
+            f"the files of batch {batch.number} are not deleted yet ({error}); the next start tries again"
+        )
+        return
+    batch.deleted = True
+    store.save(batch)
+
+
+async def beside(work: Callable[..., T], *args: Any) -> T:
     """Run work in a thread that nobody waits for once the run is interrupted: a server may hold it for a minute."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()

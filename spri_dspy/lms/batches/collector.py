@@ -10,21 +10,20 @@ is killed goes on with the batches that it had sent. It knows keys, requests and
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from spri_dspy.errors import PrerequisiteError, SpriError
-from spri_dspy.lms.batches.api import APIS, Answer, BatchAPI
-from spri_dspy.lms.batches.carrier import carry
+from spri_dspy.lms.batches.api import Answer, BatchAPI
+from spri_dspy.lms.batches.carrier import carry, clear
+from spri_dspy.lms.batches.groups import Group, group_of, group_of_batch, request_of
 from spri_dspy.lms.batches.news import News
-from spri_dspy.lms.batches.settings import BatchSettings, Target
+from spri_dspy.lms.batches.settings import BatchSettings
 from spri_dspy.lms.batches.store import Batch, BatchStore, Spool
 from spri_dspy.lms.budget import Budget, price_of
 from spri_dspy.lms.scope import POST
@@ -33,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 _AT_ONCE = 100
 """Answers that are handed out before others get a turn."""
+
+_NOT_TRIED = Answer("", None, b"")
+"""What a call gets whose batch was cancelled before this start: it is asked again, as if it had been in none."""
 
 
 class Batches:
@@ -65,7 +67,7 @@ class Batches:
         self._waiting: dict[str, asyncio.Future[Answer | None]] = {}
         self._tries: dict[str, int] = {}
         self._spools: dict[str, Spool] = {}
-        self._groups: dict[str, tuple[BatchAPI, dict[str, Any]]] = {}
+        self._groups: dict[str, Group] = {}
         self._known: dict[str, Batch] = {}  # calls in batches of earlier starts that nobody has asked for yet
         self._places: dict[str, int] = {}  # of these, where their answers are
         self._stale: dict[
@@ -75,14 +77,21 @@ class Batches:
         self._unstored: dict[str, Batch] = {}  # calls whose answers are not in the cache yet
         self._n_unstored: Counter[int] = Counter()  # how many, by batch
         self._tasks: set[asyncio.Task[None]] = set()
+        self._clearing: set[asyncio.Task[None]] = set()
+        self._lms = [lm for lm in lms if getattr(lm, "spec", None)]
         self._broken: BaseException | None = None
         self._last_asked, self._timer = 0.0, None
-        self._resume(lms)
+        self._resume()
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is nothing to wait for, and nothing to collect."""
-        return not self.collects and not self._known
+        """Whether there is nothing to wait for, nothing to collect, and nothing to delete."""
+        return not self.collects and not self._known and not self._uncleared
+
+    @property
+    def _uncleared(self) -> list[Batch]:
+        """Batches that an earlier start was done with, and whose files may be at the provider."""
+        return [batch for batch in self._store.batches if batch.stored and not batch.deleted]
 
     def window_of(self, program: Any) -> int:
         """How many examples to have open: no more than `--max-calls` pays for, or all would end half done."""
@@ -91,9 +100,9 @@ class Batches:
         paid = self.settings.window if most is None or not typical else int(most / typical[1])
         return max(1, min(self.settings.window, paid))
 
-    def _resume(self, lms: Iterable[Any]) -> None:
+    def _resume(self) -> None:
         """Know the calls that are in batches of earlier starts; what these cost less than was counted comes back."""
-        lms = {lm.spec.model: lm for lm in lms if getattr(lm, "spec", None)}
+        lms = {lm.spec.model: lm for lm in self._lms}
         for batch in self._store.batches:
             if not batch.stored:
                 keys = set(self._store.keys(batch))
@@ -108,11 +117,20 @@ class Batches:
             self._budget.calls += len(self._known)
 
     async def __aenter__(self) -> Batches:
+        models = {batch.model for batch in self._uncleared}
+        for lm in [lm for lm in self._lms if lm.spec.model in models]:
+            request = await request_of(lm)
+            for batch in self._uncleared if request is not None else ():
+                group = group_of_batch(batch, lm, request, self.settings if self.collects else None)
+                if group is not None:
+                    self._clear(batch, group.api)
         return self
 
     async def __aexit__(self, *error: object) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if error[0] is None:
+            await asyncio.gather(*self._clearing)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -167,8 +185,13 @@ class Batches:
             self._settle(batch)
 
     def _settle(self, batch: Batch) -> None:
-        if batch.number in self._handed and not self._n_unstored[batch.number]:
+        if batch.number in self._handed and not self._n_unstored[batch.number] and not batch.stored:
             self._store.settle(batch)
+            self._clear(batch, self._groups[batch.group].api)
+
+    def _clear(self, batch: Batch, api: BatchAPI) -> None:
+        """Have the files of a batch deleted that is done with."""
+        self._clearing.add(self._start(clear(batch, api, self._store, self._news)))
 
     async def _post(self, lm: Any, key: str, request: Any) -> tuple[int, bytes]:
         """Carry one request of the native client by batch: the status and the body that a live call would get."""
@@ -180,6 +203,8 @@ class Batches:
             if answer is not None and answer.status is not None and not _may_pass(answer.status):
                 self._tries.pop(key, None)
                 return answer.status, answer.body
+            if answer is _NOT_TRIED and self.collects:
+                continue
             self._tries[key] = self._tries.get(key, 0) + 1
             if self._tries[key] >= self.settings.attempts or not self.collects:
                 self._tries[key] = self.settings.attempts
@@ -187,33 +212,37 @@ class Batches:
 
     def _group(self, lm: Any, key: str, request: Any) -> str:
         """The name of the batches that a request may go into: one model, one address, one key."""
-        stated = self.settings.target_of(lm.spec) if self.collects else None
-        what = f"{lm.spec.model} {lm.spec.options.get('key_env')} {request.url} {stated}"
-        name = hashlib.sha256(what.encode()).hexdigest()[:12]
-        if stated is None:  # the batch API is that of the batch which is waited for
-            batch = self._known[key]
-            name, stated = batch.group, Target(batch.dialect, batch.url)
-        if name not in self._groups:
-            target = stated
-            self._groups[name] = _api_of(target, request), _about(target, lm, request, name)
+        if self.collects:
+            group = group_of(lm, request, self.settings.target_of(lm.spec))
+        else:
+            batch = self._known[key]  # there is no other reason to be here
+            group = group_of_batch(batch, lm, request, None)
+            if group is None:
+                raise self._elsewhere(batch)
+        if group.name not in self._groups:
+            self._groups[group.name] = group
             for batch in self._store.batches:
-                if batch.group == name and not batch.stored:
+                if batch.group == group.name and not batch.stored:
                     self._start(self._carry(batch))
-        return name
+        return group.name
+
+    def _elsewhere(self, batch: Batch) -> PrerequisiteError:
+        at = "" if batch.url is None else f" {batch.url}"
+        return PrerequisiteError(
+            f"batch {batch.number} in {self._store.folder} was sent to another address or with other --batch{at}; "
+            "start with those, or remove that folder and pay its calls again"
+        )
 
     async def _answer(self, group: str, key: str, request: Any) -> Answer | None:
         """The answer of one request, None if its batch did not come to it."""
         batch = self._known.pop(key, None)
         if batch is not None and batch.group != group:
             self._known[key] = batch
-            raise PrerequisiteError(
-                f"batch {batch.number} in {self._store.folder} was sent to another address or with other --batch; "
-                "start with those, or remove that folder and pay its calls again"
-            )
+            raise self._elsewhere(batch)
         if batch is not None and key in self._places:
-            return self._store.result_at(batch, self._groups[group][0], self._places.pop(key))
+            return self._store.result_at(batch, self._groups[group].api, self._places.pop(key))
         if batch is not None and batch.number in self._handed:
-            return None
+            return self._not_done(batch)
         future = self._waiting[key] = asyncio.get_running_loop().create_future()
         if batch is None:
             self._enqueue(group, key, request)
@@ -224,7 +253,7 @@ class Batches:
 
     def _enqueue(self, group: str, key: str, request: Any) -> None:
         """Put a request into the next batch, which is sent once it is full, or once all wait."""
-        api, about = self._groups[group]
+        _, api, about = self._groups[group]
         spool = self._spools.get(group)
         most = min(self.settings.requests or api.most_requests, api.most_requests)
         if spool and (len(spool.keys) >= most or spool.size + len(request.body) + 300 > api.most_bytes):
@@ -254,17 +283,18 @@ class Batches:
             self._fail(error)
 
     def _send(self, group: str) -> None:
-        batch = self._store.take(self._spools.pop(group), **self._groups[group][1])
+        batch = self._store.take(self._spools.pop(group), **self._groups[group].about)
         self._start(self._carry(batch))
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _carry(self, batch: Batch) -> None:
         """Bring one batch to its end, from wherever it stands."""
-        api = self._groups[batch.group][0]
+        api = self._groups[batch.group].api
         try:
             await carry(batch, api, self._store, self._news, self.settings.poll)
             await self._hand_out(batch, api)
@@ -289,17 +319,26 @@ class Batches:
                     future.set_result(answer)
             if number % _AT_ONCE == 0:
                 await asyncio.sleep(0)
-        refused = {k: a for k, _, a in self._store.results(batch, api) if k not in good and a.status != 200}
+        refused = {
+            k: a
+            for k, _, a in self._store.results(batch, api)
+            if k not in good and a.status not in (200, None)
+        }
         for key in self._store.keys(batch):
             if key in good or self._known.get(key) is batch:
                 continue
             future = self._waiting.get(key)
             if future is not None and not future.done():
                 n_bad += 1
-                future.set_result(refused.get(key))
+                future.set_result(refused.get(key) or self._not_done(batch))
         self._handed.add(batch.number)
         self._news.ended(batch, n_bad)
         self._settle(batch)
+
+    def _not_done(self, batch: Batch) -> Answer | None:
+        """What a call gets to which its batch did not come."""
+        is_given_up = batch.cancelled and batch.number in self._stale
+        return _NOT_TRIED if is_given_up else None
 
     def _fail(self, error: Exception) -> None:
         """Let everybody who waits know that it is in vain."""
@@ -322,25 +361,6 @@ def open_batches(
         return None
     batches = Batches(folder, settings, cache, budget, lms, say)
     return None if batches.is_idle else batches
-
-
-def _api_of(target: Target, request: Any) -> BatchAPI:
-    """The batch API for a request, with its headers."""
-    base = target.url or request.url[: request.url.rindex(_endpoint(request)[3:])]
-    kept = {k: v for k, v in request.headers if k.lower() not in ("content-type", "content-length")}
-    return APIS[target.dialect](base.rstrip("/"), kept)
-
-
-def _about(target: Target, lm: Any, request: Any, group: str) -> dict[str, Any]:
-    about: Mapping[str, Any] = {"dialect": target.dialect, "url": target.url, "model": lm.spec.model}
-    return {**about, "group": group, "endpoint": _endpoint(request)}
-
-
-def _endpoint(request: Any) -> str:
-    """The path of a request as the file of a batch names it: /v1/chat/completions, wherever the server has it."""
-    path = urlsplit(request.url).path.rstrip("/")
-    known = ("/chat/completions", "/responses", "/messages")
-    return "/v1" + next((end for end in known if path.endswith(end)), f"/{path.rpartition('/')[2]}")
 
 
 def _may_pass(status: int) -> bool:

@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from spri_dspy.durable import write_whole
 from spri_dspy.errors import DataError, UsageError
-from spri_dspy.lms.batches.api import Answer, BatchAPI, Busy
+from spri_dspy.lms.batches.api import Answer, BatchAPI, Busy, is_id
 
 LONGEST_LINE = 16_000_000
 """Bytes of one line of a result; a longer one is passed over, and its request is asked again."""
@@ -67,8 +67,10 @@ class Batch:
         began: when it was put together, in seconds since 1970; `sent` when its creation was asked for; `ended` when its
             results were here.
         file_id, batch_id: at the provider.
+        cancelled: it ended so, and what is not answered was not tried.
         answered, tokens_in, tokens_out: of the results.
         stored: every answer is in the run's cache.
+        deleted: after that, no file of it is left at the provider, or the provider deletes none.
     """
 
     number: int
@@ -88,6 +90,8 @@ class Batch:
     tokens_in: int = 0
     tokens_out: int = 0
     stored: bool = False
+    cancelled: bool = False
+    deleted: bool = False
 
 
 @dataclass
@@ -109,6 +113,11 @@ class Spool:
             raise _full(self.path, error) from None
         self.size += len(line)
         self.keys.append(key)
+
+    def discard(self) -> None:
+        """Throw its requests away."""
+        self.out.close()
+        self.path.unlink(missing_ok=True)
 
 
 class BatchStore:
@@ -237,6 +246,16 @@ class BatchStore:
         for kind in ("input.jsonl", "results.jsonl"):
             self.path(batch, kind).unlink(missing_ok=True)
 
+    def drop(self, batch: Batch) -> None:
+        """Forget a batch of which nothing is to come: its calls are asked again."""
+        for kind in (
+            "json",
+            "input.jsonl",
+            "results.jsonl",
+        ):  # without the first, a restart removes the others
+            self.path(batch, kind).unlink(missing_ok=True)
+        self.batches.remove(batch)
+
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:
     """The lines of a file, those over LONGEST_LINE left out."""
@@ -252,9 +271,13 @@ def _lines(file: IO[bytes]) -> Iterator[bytes]:
 def _read(path: Path) -> Batch:
     try:
         said = json.loads(path.read_bytes())
-        batch = Batch(**{f.name: said[f.name] for f in fields(Batch)})
+        batch = Batch(**{f.name: said[f.name] for f in fields(Batch) if f.name in said})
         if not isinstance(batch.number, int) or len(batch.tag) != _TAG_LENGTH:
             raise ValueError("its number or its tag is none")
+        if batch.dialect not in ("openai", "anthropic"):
+            raise ValueError(f"its dialect is {batch.dialect!r}")
+        if not all(given is None or is_id(given) for given in (batch.file_id, batch.batch_id)):
+            raise ValueError("an id of it is none")
         return batch
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
