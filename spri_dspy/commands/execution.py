@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -78,7 +79,10 @@ class Execution:
 
     def priced(self, forecast: Forecast) -> Forecast:
         """A forecast with what part of the prices is paid."""
-        return replace(forecast, share=self.price_share)
+        least = 0 if self.batch is None else self.batch.live_below
+        return replace(
+            forecast, share=self.price_share, live_below=least, live_part=_live_part(forecast, least)
+        )
 
     @property
     def price_share(self) -> float:
@@ -157,6 +161,19 @@ class Execution:
         return run_on_ray(
             job, examples, address=self.executor.partition(":")[2] or None, workers=self.workers
         )
+
+
+def _live_part(forecast: Forecast, least: int) -> float:
+    """What part of the calls stands in waves of fewer than `least` requests, at most.
+
+    A wave is one round of calls: of each open example the next one. The first rounds have one of every example.
+    """
+    n = max(1, forecast.facts["examples"])
+    if n < least:
+        return 1.0
+    n_small = math.ceil((forecast.calls["most"] - forecast.calls["fewest"]) / n)
+    typical = forecast.calls.get("typical", forecast.calls["fewest"])
+    return min(1.0, n_small * max(0, least - 1) / max(1, typical))
 
 
 def batch_of(text: str | None) -> BatchSettings | None:

@@ -27,6 +27,8 @@ class Forecast:
         input_tokens, output_tokens: of a typical course.
         usd: of the same; None where a price is unknown.
         share: part of the LMs' prices that is paid, less than 1 in batches.
+        live_below, live_part: of waves so small that they are made live: their bound, and what part of the calls is in
+            such waves at most.
     """
 
     headline: str
@@ -37,9 +39,19 @@ class Forecast:
     output_tokens: int
     usd: float | None
     share: float = 1.0
+    live_below: int = 0
+    live_part: float = 0.0
+
+    @property
+    def usd_in_batches(self) -> tuple[float, float] | None:
+        """Dollars if all calls are made in batches, and if as many as can be are made live."""
+        if self.usd is None:
+            return None
+        return self.usd * self.share, self.usd * (self.share + (1 - self.share) * self.live_part)
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON types."""
+        in_batches = None if self.share == 1 else self.usd_in_batches
         return {
             **self.facts,
             "lms": dict(self.lms),
@@ -47,7 +59,11 @@ class Forecast:
             "input_tokens_typical": self.input_tokens,
             "output_tokens_typical": self.output_tokens,
             "usd_typical": self.usd,
-            **({} if self.share == 1 or self.usd is None else {"usd_in_batches": self.usd * self.share}),
+            **(
+                {}
+                if in_batches is None
+                else {"usd_in_batches": in_batches[0], "usd_in_batches_most": in_batches[1]}
+            ),
         }
 
     def lines(self) -> Iterator[str]:
@@ -59,8 +75,12 @@ class Forecast:
         cost = "no known price" if self.usd is None else f"about {dollars(self.usd)}"
         yield f"tokens: about {self.input_tokens:,} in, {self.output_tokens:,} out; {cost}"
         if self.share != 1:
-            price = "no known price" if self.usd is None else f"about {dollars(self.usd * self.share)}"
+            least, most = self.usd_in_batches or (None, None)
+            price = "no known price" if least is None else f"about {dollars(least)}"
             yield f"in batches: {price}, {self.share:.0%} of the live price; each round of calls may take a day"
+            if self.live_below:
+                price = "no known price" if most is None else f"about {dollars(most)}"
+                yield f"waves of fewer than {self.live_below:,} requests are made live: {price} at most in all"
         yield NOTHING_DONE
 
 

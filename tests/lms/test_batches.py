@@ -1,7 +1,5 @@
 """Runs through batch APIs: the same records as live, whatever goes wrong on the way, and nothing paid twice."""
 
-import dataclasses
-import json
 import random
 import signal
 import subprocess
@@ -14,10 +12,8 @@ import spri_dspy as spri
 from spri_dspy.errors import BudgetSpent
 from spri_dspy.lms.batches import api as batch_api
 from spri_dspy.lms.batches import store
-from spri_dspy.lms.batches.settings import BatchSettings, check_batch
 from spri_dspy.lms.budget import Budget
-from spri_dspy.lms.spec import parse_lm
-from tests.command import MAIN, assert_refused
+from tests.command import MAIN
 from tests.command import spri as spri_command
 from tests.lms.batch_parts import (
     batch_server,
@@ -320,60 +316,6 @@ def test_run_killed_at_any_moment_pays_for_each_call_once(tmp_path):
         stats = server.stats
         assert stats["paid"] == stats["distinct"]
         assert without_usage(records(run)) == without_usage(live(server, tmp_path / "live", count))
-
-
-@pytest.mark.parametrize(
-    ("batch", "lm", "said"),
-    [
-        ("openai", "offline", "offline has no batch API"),
-        ("openai", "gguf/m.gguf", "has no batch API"),
-        ("openai", "anthropic/c", "has no batch API in --batch openai"),
-        ("anthropic", "openai/gpt-4o-mini", "has no batch API in --batch anthropic"),
-        ("openai", "hosted_vllm/m?api_base=http://h/v1", "--batch http://HOST:PORT/v1"),
-        ("http://h/v1", "openai/gpt-4o-mini", "its key goes nowhere else"),
-        ("openai", "openai/gpt-4o-mini?top_k=4", "LiteLLM"),
-        ("mistral", "openai/gpt-4o-mini", "known: anthropic, openai"),
-        ("openai?speed=1", "openai/gpt-4o-mini", "known: attempts"),
-        ("openai?discount=2", "openai/gpt-4o-mini", "from 0 to 1"),
-        ("openai?attempts=x", "openai/gpt-4o-mini", "whole number"),
-        ("http://h:99999/v1", "hosted_vllm/m?api_base=http://h/v1", "--batch must be an http"),
-        ("http://u:p@h/v1", "hosted_vllm/m?api_base=http://h/v1", "without user name"),
-    ],
-)
-def test_what_no_batch_carries_is_refused(batch, lm, said):
-    with pytest.raises(spri.UsageError, match=said):
-        check_batch(batch, None, [parse_lm(lm)])
-
-
-def test_settings_stand_behind_a_question_mark():
-    found = BatchSettings.parse("openai,anthropic?discount=0.25&attempts=5&window=7")
-    assert dataclasses.astuple(found)[:4] == (("openai", "anthropic"), 0.25, 5, 7)
-    assert check_batch(found, None, [parse_lm("openai/m"), parse_lm("anthropic/c")]) is found
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--batch", "openai"], "offline has no batch API in --batch openai"),
-        (["--batch", "openai", "--deadline", "60"], "--deadline"),
-        (["--batch", "openai", "--workers", "2"], "leave --executor and --workers out"),
-        (["--batch", "openai", "--executor", "ray"], "leave --executor and --workers out"),
-        (["--batch", "openai?poll=0"], "from 0.01 to 86400"),
-    ],
-)
-def test_command_refuses_in_one_line_and_writes_nothing(tmp_path, options, said):
-    lm = [] if options == ["--batch", "openai"] else ["--lm", "base=openai/gpt-4o-mini"]
-    assert_refused(spri_command("run", "sft", "--run", tmp_path / "run", *lm, *options), 2, said)
-    assert not (tmp_path / "run").exists()
-
-
-def test_dry_run_says_the_price_in_batches():
-    arguments = ["run", "sft", "--limit", "5", "--lm", "base=openai/m?usd_in=1&usd_out=1", "--batch"]
-    code, out, err = spri_command(*arguments, "openai?discount=0.25", "--dry-run")
-    assert code == 0, err
-    assert "75% of the live price" in out
-    found = json.loads(spri_command(*arguments, "openai", "--dry-run", "--json")[1])
-    assert found["usd_in_batches"] == pytest.approx(found["usd_typical"] / 2)
 
 
 def test_command_runs_in_batches_and_throws_them_away_when_it_is_to(tmp_path):

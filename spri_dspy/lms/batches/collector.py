@@ -33,8 +33,14 @@ logger = logging.getLogger(__name__)
 _AT_ONCE = 100
 """Answers that are handed out before others get a turn."""
 
+_NOTHING = 503, b'{"error":{"message":"no batch brought an answer"}}'
+"""What the client of an LM is told whose call is to be made live."""
+
 _NOT_TRIED = Answer("", None, b"")
 """What a call gets whose batch was cancelled before this start: it is asked again, as if it had been in none."""
+
+_LIVE = Answer("", None, b"")
+"""What a call gets that is to be made live although no batch failed it."""
 
 
 class Batches:
@@ -66,6 +72,7 @@ class Batches:
         self._store, self._news = BatchStore(folder), News(say or logger.info)
         self._waiting: dict[str, asyncio.Future[Answer | None]] = {}
         self._tries: dict[str, int] = {}
+        self._live = set[str]()  # calls that are to be made live although no batch failed them
         self._spools: dict[str, Spool] = {}
         self._groups: dict[str, Group] = {}
         self._known: dict[str, Batch] = {}  # calls in batches of earlier starts that nobody has asked for yet
@@ -163,11 +170,13 @@ class Batches:
             if self._broken:
                 raise
             self._soon_stored(key)  # an answer that is of no use is not kept for a restart either
-            if self._tries.get(key, 0) < self.settings.attempts:
+            if key not in self._live and self._tries.get(key, 0) < self.settings.attempts:
                 raise
         finally:
             POST.reset(token)
-        self._news.say(f"a call failed in {self.settings.attempts} batches and is made live")
+        if key not in self._live:
+            self._news.say(f"a call failed in {self.settings.attempts} batches and is made live")
+        self._live.discard(key)
         return await live()
 
     def _metered(self, lm: Any) -> AbstractContextManager[None]:
@@ -203,12 +212,15 @@ class Batches:
             if answer is not None and answer.status is not None and not _may_pass(answer.status):
                 self._tries.pop(key, None)
                 return answer.status, answer.body
-            if answer is _NOT_TRIED and self.collects:
+            if answer is _LIVE or (answer is _NOT_TRIED and not self.collects):
+                self._live.add(key)
+                return _NOTHING
+            if answer is _NOT_TRIED:
                 continue
             self._tries[key] = self._tries.get(key, 0) + 1
             if self._tries[key] >= self.settings.attempts or not self.collects:
                 self._tries[key] = self.settings.attempts
-                return 503, b'{"error":{"message":"no batch brought an answer"}}'
+                return _NOTHING
 
     def _group(self, lm: Any, key: str, request: Any) -> str:
         """The name of the batches that a request may go into: one model, one address, one key."""
@@ -277,14 +289,25 @@ class Batches:
             return
         self._timer = None
         try:
-            for group in list(self._spools):
-                self._send(group)
+            for group, spool in list(self._spools.items()):
+                send = self._send if len(spool.keys) >= self.settings.live_below else self._send_live
+                send(group)
         except SpriError as error:
             self._fail(error)
 
     def _send(self, group: str) -> None:
         batch = self._store.take(self._spools.pop(group), **self._groups[group].about)
         self._start(self._carry(batch))
+
+    def _send_live(self, group: str) -> None:
+        """Let the calls of a wave be made live that is not worth a day."""
+        spool = self._spools.pop(group)
+        spool.discard()
+        self._news.small_wave(len(spool.keys), self.settings.live_below)
+        for key in spool.keys:
+            future = self._waiting.get(key)
+            if future is not None and not future.done():
+                future.set_result(_LIVE)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

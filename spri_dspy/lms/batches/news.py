@@ -24,6 +24,15 @@ class News:
         self._open: dict[int, Batch] = {}
         self._done: dict[int, int] = {}
         self._said_at = time.monotonic()
+        self._has_small = False
+
+    def small_wave(self, n: int, least: int) -> None:
+        """A wave is made live; said of the first one alone, as those after it are mostly small too."""
+        if not self._has_small:
+            self.say(
+                f"a wave of {n:,} requests is made live, and so is each of fewer than live_below={least}"
+            )
+        self._has_small = True
 
     def waits(self, batch: Batch) -> None:
         """A batch is at the provider."""

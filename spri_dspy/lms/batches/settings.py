@@ -49,6 +49,7 @@ class BatchSettings:
         requests: in one batch at most, None for as many as the provider takes.
         settle: seconds without a new call after which all examples are taken to wait, and the batch is sent.
         poll: seconds before a batch is looked at for the first time; then ever more rarely, once a minute in the end.
+        live_below: a wave of fewer requests than this is made live, at the live price, 0 for none.
     """
 
     targets: tuple[str, ...]
@@ -58,6 +59,7 @@ class BatchSettings:
     requests: int | None = None
     settle: float = 1.0
     poll: float = 1.0
+    live_below: int = 0
 
     @classmethod
     def parse(cls, text: str) -> BatchSettings:
@@ -131,13 +133,15 @@ def check_batch(
 
 
 def _number(name: str, value: str) -> int | float:
-    is_whole = name in ("attempts", "window", "requests")
+    is_whole = name in ("attempts", "window", "requests", "live_below")
     try:
         number = int(value) if is_whole else float(value)
     except ValueError:
         kind = "whole number" if is_whole else "number"
         raise UsageError(f"the setting {name}={value!r} of --batch must be a {kind}") from None
-    least, most = (0, 1) if name == "discount" else (1, 10**6) if is_whole else (0.01, 86_400)
+    least, most = (
+        (0, 1) if name == "discount" else (int(name != "live_below"), 10**6) if is_whole else (0.01, 86_400)
+    )
     if not least <= number <= most:
-        raise UsageError(f"the setting {name}={value} of --batch must be from {least:g} to {most:g}")
+        raise UsageError(f"the setting {name}={value} of --batch must be from {least} to {most}")
     return number
