@@ -42,12 +42,12 @@ def numbered(count: int) -> list[Example]:
     ]
 
 
-def run_once(root: str, api: str, count: int, folder: Path, how: str) -> dict[str, Any]:
+def run_once(root: str, api: str, count: int, folder: Path, how: str, live_below: int = 0) -> dict[str, Any]:
     """One run, live or in batches; what this process took."""
     options = "&".join(f"{name}={value}" for name, value in USD.items())
     lm = f"{LMS[api]}?api_base={root}/v1&{options}"
     program = spri.SPRI(spri.load_task("reappraisal")).set_lms(base=lm)
-    batch = None if how == "live" else f"{api}?settle=0.5&poll=0.2"
+    batch = None if how == "live" else f"{api}?settle=0.5&poll=0.2&live_below={live_below}"
     budget = spri.Budget(max_usd=1e9)
     examples, start, cpu = numbered(count), time.monotonic(), time.process_time()
     summary = spri.run_bulk(program, examples, folder, concurrency=64, budget=budget, batch=batch)
@@ -63,9 +63,9 @@ def run_once(root: str, api: str, count: int, folder: Path, how: str) -> dict[st
     }
 
 
-def compare(api: str, count: int, seconds: float) -> dict[str, Any]:
+def compare(api: str, count: int, seconds: float, live_below: int) -> dict[str, Any]:
     """The same run both ways."""
-    found: dict[str, Any] = {"api": api, "examples": count}
+    found: dict[str, Any] = {"api": api, "examples": count, "live_below": live_below}
     with tempfile.TemporaryDirectory() as folder, serving({"seconds": seconds}) as root:
         kept: dict[str, dict[str, Any]] = {}
         for how in ("batches", "live"):
@@ -73,7 +73,11 @@ def compare(api: str, count: int, seconds: float) -> dict[str, Any]:
             command = [sys.executable, "-m", "benchmarks.batches", "--child", root, api, str(count)]
             environment = os.environ | {"OPENAI_API_KEY": "none-needed", "ANTHROPIC_API_KEY": "none-needed"}
             done = subprocess.run(
-                [*command, str(path), how], capture_output=True, text=True, check=True, env=environment
+                [*command, str(path), how, str(live_below)],
+                capture_output=True,
+                text=True,
+                check=True,
+                env=environment,
             )
             found[how] = json.loads(done.stdout.strip().splitlines()[-1])
             if how == "batches":
@@ -115,14 +119,17 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--examples", type=int, default=2000)
     parser.add_argument("--api", choices=list(LMS), default="openai", help="whose shape of a batch API")
     parser.add_argument("--seconds", type=float, default=1.0, help="that a batch takes")
+    parser.add_argument("--live-below", type=int, default=0, help="waves of fewer requests are made live")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=6, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.child:
-        root, api, count, folder, how = options.child
-        sys.stdout.write(json.dumps(run_once(root, api, int(count), Path(folder), how)) + "\n")
+        root, api, count, folder, how, live_below = options.child
+        sys.stdout.write(
+            json.dumps(run_once(root, api, int(count), Path(folder), how, int(live_below))) + "\n"
+        )
         return 0
-    found = compare(options.api, options.examples, options.seconds)
+    found = compare(options.api, options.examples, options.seconds, options.live_below)
     if options.json:
         sys.stdout.write(json.dumps(found) + "\n")
     else:
