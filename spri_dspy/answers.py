@@ -41,14 +41,12 @@ from spri_dspy.prompt_fencing import is_code
 from spri_dspy.quotations import own_blocks, own_words
 
 # Every repetition is bounded, so that reading stays linear on a runaway answer.
-_HEADER = re.compile(
-    r"^[ \t>*#`]{0,12}\[\[[ #]{0,6}(\w[\w ]{0,60}?)[ #]{0,6}\]\][*`]{0,3}:?"  # at the start of a line
-    r"|(?<=[\s*])\[\[ {0,2}## {0,2}(\w[\w ]{0,60}?) {0,2}## {0,2}\]\][*`]{0,3}:?",  # inside one
-    re.MULTILINE,
-)
+_HEADER_AT_START = re.compile(r"\[\[[ #]{0,6}(\w[\w ]{0,60}?)[ #]{0,6}\]\][*`]{0,3}:?")  # of a line, behind marks
+_HEADER_INSIDE = re.compile(r"(?<=[\s*])\[\[ {0,2}## {0,2}(\w[\w ]{0,60}?) {0,2}## {0,2}\]\][*`]{0,3}:?")
+_MARKS, _MOST_MARKS = " \t>*#`", 12
 _NOTE = r"[ \t]{0,20}#[ \t]{0,2}note\b[^\n]{0,2000}"
 """What DSPy writes behind the placeholder of a field that is no text; it may be cut off anywhere."""
-_END = re.compile(r"[ \t>*#`]{0,12}\[\[[ #]{0,6}completed[ #]{0,6}\]\]", re.IGNORECASE)
+_END = re.compile(r"\[\[[ #]{0,6}completed[ #]{0,6}\]\]", re.IGNORECASE)
 _RATINGS = ("score", "rating", "final_score", "overall_score", "total_score", "final_rating", "result")
 
 
@@ -138,22 +136,23 @@ def read_answer(
     Raises:
         AdapterParseError: a field that is not a rating is missing or has the wrong type.
     """
-    answer = completion.rpartition("</think>")[2]
-    text = _END.split(answer, maxsplit=1)[0].strip() if "[[" in answer else answer.strip()
-    bare = _without_headers(text)
-    has_text = _has_content(signature, bare)
-    if not has_text:
-        text = answer.strip()
+    answer, shape, whole = completion.rpartition("</think>")[2], shape_of(signature), ""
+    text = _before_end(answer).strip()
+    found = {} if json_first else _sections(signature, text)
+    if not _is_all(signature, found):
         bare = _without_headers(text)
         has_text = _has_content(signature, bare)
-    shape = shape_of(signature)
-    in_json = own_blocks(answer) if shape.is_verdict else answer
-    found = _json_fields(signature, in_json) if json_first else {}
-    found = found or _sections(signature, text) or _json_fields(signature, in_json, whole=not json_first)
-    if not found and has_text and shape.is_verdict:
-        return _verdict_from_text(signature, text)
-    found = found or _unframed(signature, text, is_json=json_first)
-    whole = bare if shape.is_verdict and has_text else ""
+        if not has_text:
+            text = answer.strip()
+            bare = _without_headers(text)
+            has_text = _has_content(signature, bare)
+        in_json = own_blocks(answer) if shape.is_verdict else answer
+        found = _json_fields(signature, in_json) if json_first else {}
+        found = found or _sections(signature, text) or _json_fields(signature, in_json, whole=not json_first)
+        if not found and has_text and shape.is_verdict:
+            return _verdict_from_text(signature, text)
+        found = found or _unframed(signature, text, is_json=json_first)
+        whole = bare if shape.is_verdict and has_text else ""
     values: dict[str, Any] = {}
     for name, info in shape.outputs.items():
         if scale := shape.scales[name]:
@@ -183,17 +182,52 @@ def _split(signature: type[dspy.Signature], text: str) -> Iterator[_Section]:
         return
     scales, own = shape_of(signature).scales, own_words(text)
     name, header_end = "", 0
-    for mark in _HEADER.finditer(text):
-        following = _output_named(scales, mark[1] or mark[2])
+    for start, mark in _headers(text):
+        following, end = _output_named(scales, mark[1]), mark.end()
         if following not in scales:
-            is_header = "##" in mark[0]
+            is_header = "##" in text[start:end]
         else:
-            is_own = own[mark.start() : mark.end()] == mark[0]
-            is_header = is_own or not scales[following]
+            is_header = own[start:end] == text[start:end] or not scales[following]
         if is_header:
-            yield _Section(name, text[header_end : mark.start()].strip())
-            name, header_end = following, mark.end()
+            yield _Section(name, text[header_end:start].strip())
+            name, header_end = following, end
     yield _Section(name, text[header_end:].strip())
+
+
+def _headers(text: str) -> Iterator[tuple[int, re.Match[str]]]:
+    """Headers in order: where each begins, marks before it included, and its brackets with the name."""
+    end, at = 0, text.find("[[")
+    while at >= 0:
+        start = _before_marks(text, at, end)
+        found = _HEADER_AT_START.match(text, at) if start == 0 or text[start - 1] == "\n" else None
+        if found is None:
+            start, found = at, _HEADER_INSIDE.match(text, at)
+        if found is not None:
+            yield start, found
+            end = found.end()
+        at = text.find("[[", end if found else at + 1)
+
+
+def _before_marks(text: str, at: int, least: int = 0) -> int:
+    """Where the marks before a header begin."""
+    start, least = at, max(least, at - _MOST_MARKS)
+    while start > least and text[start - 1] in _MARKS:
+        start -= 1
+    return start
+
+
+def _before_end(answer: str) -> str:
+    """An answer up to the header that says that it is complete."""
+    end = _END.search(answer) if "[[" in answer else None
+    return answer[: _before_marks(answer, end.start())] if end else answer
+
+
+def _is_all(signature: type[dspy.Signature], found: Mapping[str, str]) -> bool:
+    """Whether every output has its own section, and they say more than the prompt's form."""
+    scales = shape_of(signature).scales
+    texts = [said for name, said in found.items() if not scales[name]]
+    is_each = found.keys() == scales.keys() and all(texts)
+    return is_each and any(_has_content(signature, said) for said in texts)
 
 
 def _sections(signature: type[dspy.Signature], text: str) -> dict[str, str]:
@@ -255,7 +289,11 @@ def _unframed(signature: type[dspy.Signature], text: str, *, is_json: bool) -> d
 
 
 def _without_headers(text: str) -> str:
-    return _HEADER.sub("", text).strip() if "[[" in text else text.strip()
+    kept, end = list[str](), 0
+    for start, mark in _headers(text):
+        kept.append(text[end:start])
+        end = mark.end()
+    return "".join([*kept, text[end:]]).strip()
 
 
 def _has_content(signature: type[dspy.Signature], bare: str) -> bool:

@@ -50,11 +50,17 @@ def neutral(text: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _neutral(text: str) -> str:
-    text = _HEADER.sub(r"\1((\2))", text)
-    text = _CLOSING.sub(r"\1))", _OPENING.sub("((", text))
-    text = _TITLE.sub(r"\1# ", text)
-    text = _OPEN_TAG.sub("(", _TAG.sub(_in_brackets, text))
-    return _TEMPLATE.sub(_in_brackets, _KEY.sub(r'"\1 "', text))
+    # Most texts hold none of the brackets and quotes that structure is made of, which is quickly seen.
+    if "[[" in text or "]]" in text:
+        text = _HEADER.sub(r"\1((\2))", text)
+        text = _CLOSING.sub(r"\1))", _OPENING.sub("((", text))
+    if "###" in text:
+        text = _TITLE.sub(r"\1# ", text)
+    if "[" in text or "<" in text:
+        text = _OPEN_TAG.sub("(", _TAG.sub(_in_brackets, text))
+    if '"' in text:
+        text = _KEY.sub(r'"\1 "', text)
+    return _TEMPLATE.sub(_in_brackets, text) if "[" in text or "<" in text else text
 
 
 _SHORT = 2000
