@@ -16,6 +16,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import dspy
+from dspy.adapters._legacy_type_markers import _expand_legacy_custom_type_markers_in_chat_message
 from dspy.adapters.utils import format_field_value
 
 from spri_dspy.answers import is_verdict, read_answer, scale_of, shape_of, verdict_fields
@@ -92,6 +93,28 @@ class ChatStyle(_QuickPrompts):
 
     def __init__(self) -> None:
         super().__init__(use_json_adapter_fallback=False)
+
+    def messages(
+        self, signature: type[dspy.Signature], demos: list[Any], inputs: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """What `format` gives for inputs that are neither tools nor a history, without looking for these."""
+        asked = self.format_user_message_content(signature, dict(inputs), main_request=True)
+        turns = [
+            {"role": "system", "content": self.format_system_message(signature)},
+            *(self.format_demos(signature, demos) if demos else ()),
+            *([{"role": "user", "content": asked}] if asked else ()),
+        ]
+        return [_expand_legacy_custom_type_markers_in_chat_message(turn) for turn in turns]
+
+    def read(self, signature: type[dspy.Signature], outputs: list[Any], lm: Any) -> list[dict[str, Any]]:
+        """The fields of each output, as DSPy reads them: outputs of LMs are texts, or texts with something about them.
+
+        Raises:
+            AdapterParseError: as `parse`, or there is no text.
+        """
+        if all(type(output) is str and output for output in outputs):
+            return [read_answer(signature, output, type(self).__name__) for output in outputs]
+        return self._call_postprocess(signature, signature, outputs, lm, {})
 
     def format_field_with_value(self, fields_with_values: dict[Any, Any]) -> str:
         """Fields as sections, each with its value; DSPy's own text, which takes longer for a value that is a text."""

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypedDict
 
 import dspy
 
+from spri_dspy.answers import shape_of
 from spri_dspy.errors import UsageError
 from spri_dspy.evidence import collect, current
 from spri_dspy.predict import ASK_AGAIN, RolePredict
@@ -176,5 +177,5 @@ async def arun_plan(plan: Plan) -> dspy.Prediction:
 
 def arguments(predictor: RolePredict, known: Mapping[str, Any], group: str | None) -> dict[str, Any]:
     """What of `known` the predictor's signature asks for, and the group."""
-    asked = predictor.signature.input_fields
+    asked = shape_of(predictor.signature).inputs
     return {name: known[name] for name in asked if name in known} | {"group": group}

@@ -43,7 +43,8 @@ class Evidence:
 
     def add_usage(self, role: str, used: Usage) -> None:
         """Count what a role's calls took."""
-        self.usage[role] = self.usage.get(role, Usage()) + used
+        before = self.usage.get(role)
+        self.usage[role] = used if before is None else before + used
 
     def failure(self, error: BaseException) -> Failure:
         """What an error says of the example that ended with it."""

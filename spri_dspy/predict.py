@@ -21,7 +21,7 @@ from spri_dspy.answers import scale_of, shape_of
 from spri_dspy.errors import UnreadableAnswer, UsageError
 from spri_dspy.evidence import current
 from spri_dspy.lms.client import ScopedLM
-from spri_dspy.lms.scope import forget
+from spri_dspy.lms.scope import forget, is_watched
 from spri_dspy.lms.spec import CALL, Call, load_lm
 from spri_dspy.lms.streaming import room_in_stream
 from spri_dspy.nearest import Embedder, nearest
@@ -63,6 +63,9 @@ class RolePredict(dspy.Predict):
     embed: Embedder | None
     signature: Any  # a Signature class; DSPy declares an instance
 
+    # DSPy looks at every attribute that is asked for, in case it is `forward`: ten times a call.
+    __getattribute__ = object.__getattribute__
+
     def __init__(
         self,
         signature: type[dspy.Signature] | str,
@@ -91,40 +94,49 @@ class RolePredict(dspy.Predict):
 
         return drive(self._plan(kwargs), ask)
 
+    async def acall(self, *args: Any, **kwargs: Any) -> dspy.Prediction:
+        """One readable answer, without blocking; DSPy's own `acall` where someone watches."""
+        if args or self.callbacks or is_watched():
+            return await super().acall(*args, **kwargs)
+        return await self.aforward(**kwargs)
+
     async def aforward(self, **kwargs: Any) -> dspy.Prediction:
         """One readable answer, without blocking."""
 
         async def ask(step: _Step) -> dspy.Prediction:
+            if self._is_plain(step):
+                return await self._answered(step)
             await room_in_stream()
             with _Surroundings(step.call, step.adapter):
-                if self._is_plain(step):
-                    return await self._answered(**step.arguments)
                 return await super(RolePredict, self).aforward(**step.arguments)
 
         return await adrive(self._plan(kwargs), ask)
 
     def _is_plain(self, step: _Step) -> bool:
-        """Whether a call is text alone, about which DSPy has nothing to work out."""
-        lm, shape = step.arguments["lm"], shape_of(self.signature)
-        is_plain = type(step.adapter) is ChatStyle and isinstance(lm, ScopedLM) and shape.is_plain
-        if not is_plain or step.arguments["config"] or self.config or self.fields:
+        """Whether a call is text alone, about which DSPy has nothing to work out and to tell nobody."""
+        shape, settings = shape_of(self.signature), step.lm.kwargs
+        if type(step.adapter) is not ChatStyle or not isinstance(step.lm, ScopedLM) or not shape.is_plain:
             return False
-        if dspy.settings.send_stream is not None or lm.kwargs.get("n") or lm.kwargs.get("num_generations"):
+        if step.config or self.config or self.fields or settings.get("n") or settings.get("num_generations"):
             return False
-        return step.arguments.keys() == {*shape.inputs, "lm", "demos", "config"}
+        return step.inputs.keys() == shape.inputs.keys() and not (step.adapter.callbacks or is_watched())
 
-    async def _answered(self, lm: Any, demos: list[Any], config: object, **inputs: Any) -> dspy.Prediction:
+    async def _answered(self, step: _Step) -> dspy.Prediction:
         """What `dspy.Predict.aforward` gives for a call that `_is_plain`, without its steps that have no effect."""
-        adapter, signature = STYLES["chat"], self.signature
-        outputs = await lm.acall(messages=adapter.format(signature, demos, inputs))
-        values = adapter._call_postprocess(signature, signature, outputs, lm, {})
-        return self._forward_postprocess(values, signature, **inputs)
+        adapter, signature, token = STYLES["chat"], self.signature, CALL.set(step.call)
+        try:
+            outputs = await step.lm.acall(messages=adapter.messages(signature, step.demos, step.inputs))
+        finally:
+            CALL.reset(token)
+        values = adapter.read(signature, outputs, step.lm)
+        return self._forward_postprocess(values, signature, **step.inputs)
 
     def _plan(self, kwargs: dict[str, Any]) -> Generator[_Step, dspy.Prediction, dspy.Prediction]:
         """Yield calls, receive predictions, until an answer can be read."""
         group, rollout = kwargs.pop("group", None), kwargs.pop("rollout", 0)
         lm = kwargs.pop("lm", None) or self.lm or dspy.settings.lm or _offline()
-        demos = _whole(self._shown(kwargs.pop("demos", self.demos), group, kwargs), self.signature)
+        demos = self._shown(kwargs.pop("demos", self.demos), group, kwargs)
+        demos = demos and _whole(demos, self.signature)
         config, keys, unreadable = kwargs.pop("config", {}), list[str](), None
         adapter, evidence, number = adapter_of(lm), current(), 0
         for sample in range(ASK_AGAIN + 1):
@@ -136,10 +148,9 @@ class RolePredict(dspy.Predict):
                 outer=dspy.settings.usage_tracker,
                 example=evidence.example,
             )
-            fresh = _new_sample(lm, number) if number else {}
-            arguments = {**kwargs, "lm": lm, "demos": demos, "config": {**config, **fresh}}
+            settings = {**config, **_new_sample(lm, number)} if number else config
             try:
-                answer = yield _Step(call, adapter, arguments)
+                answer = yield _Step(call, adapter, lm, demos, settings, kwargs)
                 self._flag(call, lm, answer.values())
                 if call.finish_reason == "length":
                     _unscore(answer, self.signature, call.answer or "")
@@ -319,7 +330,15 @@ def _shortened(text: Any) -> str:
 class _Step(NamedTuple):
     call: Call
     adapter: Any
-    arguments: dict[str, Any]
+    lm: Any
+    demos: list[Any]
+    config: Mapping[str, Any]
+    inputs: dict[str, Any]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What `dspy.Predict` takes."""
+        return {**self.inputs, "lm": self.lm, "demos": self.demos, "config": dict(self.config)}
 
 
 class _Surroundings:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import count
+from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -85,10 +86,13 @@ class CallCache:
         try:
             with self._lock:
                 yield
-        except (OSError, sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
-            raise DataError(
-                f"the call cache {self.path} {what}: {error}; mend that, or delete the file: its calls are asked again"
-            ) from error
+        except _ERRORS as error:
+            raise self._named(error, what) from error
+
+    def _named(self, error: Exception, what: str) -> DataError:
+        return DataError(
+            f"the call cache {self.path} {what}: {error}; mend that, or delete the file: its calls are asked again"
+        )
 
     def get(self, key: str) -> list[Any] | None:
         """The outputs of a finished call, None if there is none.
@@ -96,11 +100,15 @@ class CallCache:
         Raises:
             DataError: the file is damaged.
         """
-        with self._named_errors("cannot be read"):
-            row = self._db.execute("SELECT * FROM finished WHERE key = ?", (key,)).fetchone()
-            if row is None or _is_sound(row):
-                return json.loads(row[2]) if row else None
-            if not self._read_only:
+        try:
+            with self._lock:
+                row = self._db.execute("SELECT * FROM finished WHERE key = ?", (key,)).fetchone()
+        except _ERRORS as error:
+            raise self._named(error, "cannot be read") from error
+        if row is None or _is_sound(row):
+            return json.loads(row[2]) if row else None
+        if not self._read_only:
+            with self._named_errors("cannot be written"):
                 self._db.execute("DELETE FROM finished WHERE key = ?", (key,))
         self._warn()
         return None
@@ -124,7 +132,9 @@ class CallCache:
         Raises:
             DataError: it cannot be written (disk full, read-only).
         """
-        row = (key, prompt_key, json.dumps(outputs, default=_plain), model, tokens_in, tokens_out)
+        is_text = len(outputs) == 1 and type(outputs[0]) is str
+        said = f"[{quoted(outputs[0])}]" if is_text else json.dumps(outputs, default=_plain)
+        row = (key, prompt_key, said, model, tokens_in, tokens_out)
         try:
             with self._lock:
                 self._db.execute(
@@ -202,6 +212,7 @@ class CallCache:
             self._db.close()
 
 
+_ERRORS = (OSError, sqlite3.Error, OverflowError, UnicodeDecodeError)
 _COLUMNS = ["key", "prompt", "outputs", "model", "tokens_in", "tokens_out", "checksum"]
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS finished (key TEXT PRIMARY KEY, prompt TEXT, outputs TEXT, model TEXT, "
@@ -212,7 +223,9 @@ _TABLE = (
 def _checksum(row: Sequence[Any]) -> str:
     """Of all columns; a forgotten call's key counts as it was before."""
     key, *others = row
-    return hashlib.sha256(json.dumps([str(key).partition("-")[0], *others]).encode()).hexdigest()[:16]
+    values = [str(key).partition("-")[0], *others]
+    as_json = [quoted(v) if type(v) is str else json.dumps(v) for v in values]
+    return hashlib.sha256(f"[{', '.join(as_json)}]".encode()).hexdigest()[:16]
 
 
 def _is_sound(row: Sequence[Any]) -> bool:

@@ -7,8 +7,7 @@ It knows outcomes and the clock that nobody can set; no call and no LM.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from typing import Any
 
 from dspy.utils.exceptions import LMError
 
@@ -42,23 +41,18 @@ class Health:
         self.open = self.failures = self._taken = 0
         self._fell_at = self.rests_until = self._unreached_at = float("-inf")
 
-    @contextmanager
-    def watch(self) -> Generator[None]:
-        """Count a call as open, and remember how it ended."""
-        began = time.monotonic()
-        self.open += 1
-        self._taken += 1
-        try:
-            yield
-        except Exception as error:
+    def watch(self) -> Watch:
+        """Count a call as open for the length of a block, and remember how it ended."""
+        return Watch(self)
+
+    def _ended(self, error: BaseException | None, began: float) -> None:
+        self.open -= 1
+        if error is None:
+            self.failures, self.unreached = 0, None
+        elif isinstance(error, Exception):
             if type(error).__name__ in _ILL or isinstance(error, TimeoutError):
                 self._failed(began)
             self._reached(error, began)
-            raise
-        else:
-            self.failures, self.unreached = 0, None
-        finally:
-            self.open -= 1
 
     def _failed(self, began: float) -> None:
         """Count a failure in a row; calls that were under way when a rest began say nothing new."""
@@ -84,9 +78,9 @@ class Health:
         """Whether it never answered, and no connection came about again and again."""
         return self.unreached is not None and self.unreached >= UNREACHABLE_AFTER
 
-    def fell_since(self, moment: float) -> bool:
-        """Whether a rest has begun since then."""
-        return self._fell_at >= moment
+    def has_trouble(self, since: float) -> bool:
+        """Whether it is left out, or a rest has begun since then."""
+        return self.is_unfit or self._fell_at >= since
 
     def rank(self, now: float) -> tuple[float, int, int]:
         """The lower, the better to call: seconds to wait first, then how busy it is and was."""
@@ -95,3 +89,20 @@ class Health:
             return float("inf"), self.open, self._taken
         wait = 0.0 if is_well else max(self.rests_until - now, 1.0 if self.open else 0.0)
         return wait, self.open, self._taken
+
+
+class Watch:
+    """One call of an address, from its place in line to its end."""
+
+    __slots__ = ("_began", "_health")
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+        self._health.open += 1
+        self._health._taken += 1
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._health._ended(error, self._began)

@@ -196,24 +196,36 @@ class Connections:
         self._idle: list[_Connection] = []
         weakref.finalize(self, _close_all, self._idle)
 
-    async def post(self, request: bytes, max_body: float) -> Answer:
+    async def post(self, request: bytes, max_body: float, timeout: float | None = None) -> Answer:
         """Send a request that is complete, and wait for its whole answer.
 
         Args:
             request: head and body, as they go over the wire.
             max_body: megabytes that the answer may take, decoded.
+            timeout: seconds for it all, None for as long as it takes.
 
         Raises:
+            TimeoutError: there was no whole answer in time.
             TransportError: no connection, or it broke.
             CallError: the answer is too long, or cannot be decoded.
             UsageError: the server sends calls elsewhere.
         """
-        connection = self._take() or await self._open()
+        loop, ends = asyncio.get_running_loop(), None
+        until = None if timeout is None else loop.time() + timeout
+        connection = self._take()
+        if connection is None:
+            async with asyncio.timeout_at(until):
+                connection = await self._open()
         try:
+            if until is not None:
+                ends = loop.call_at(until, connection.give_up)
             answer = await connection.ask(request, max_body)
         except BaseException:
             connection.close()
             raise
+        finally:
+            if ends is not None:
+                ends.cancel()
         if connection.is_open:
             self._idle.append(connection)
         return answer
@@ -291,6 +303,10 @@ class _Connection(asyncio.Protocol):
             self._finish(self._decoder)
         except Exception as error:
             self._fail(error)
+
+    def give_up(self) -> None:
+        """Let the call fail whose answer has not come in time."""
+        self._fail(TimeoutError())
 
     def _finish(self, decoder: Any) -> None:
         head, answer, self._answer = self._head, self._answer, None

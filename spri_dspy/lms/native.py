@@ -35,8 +35,8 @@ from dspy.lm15 import (
 
 from spri_dspy.lms.http_transport import AsyncTransport, Connections, SyncTransport
 from spri_dspy.lms.plain_calls import PlainForm, Said
-from spri_dspy.lms.scope import POST
-from spri_dspy.lms.spec import note_finish
+from spri_dspy.lms.scope import POST, is_watched
+from spri_dspy.lms.spec import CALL, note_finish
 from spri_dspy.lms.streaming import room_in_stream
 
 logger = logging.getLogger(__name__)
@@ -186,45 +186,62 @@ class AsyncNativeEngine(NativeEngine):
                 yield self.route.finished(event) if event.type == "end" else event
         await room_in_stream()
 
-    async def ask(self, lm: dspy.LM, messages: Sequence[Mapping[str, Any]]) -> list[Any] | None:
+    async def ask(
+        self, lm: dspy.LM, messages: Sequence[Mapping[str, Any]], timeout: float | None = None
+    ) -> list[Any] | None:
         """What `lm.acall(messages=messages)` gives, with nothing worked out that is the same for every call.
 
         That saves half of a call's CPU time; requests, errors, outputs and usage are those of DSPy's own `acall`.
 
+        Args:
+            lm: whose engine this is.
+            messages: roles and texts.
+            timeout: seconds after which the call fails, None for never.
+
         Returns:
             The outputs; None, and nothing was sent, if the call is more than plain text that nobody watches.
+
+        Raises:
+            TimeoutError: there was no answer in time.
+            LMError: see DSPy.
         """
-        settings = dspy.settings
-        watched = settings.send_stream or settings.callbacks or lm.callbacks
-        if watched or not settings.disable_history or not all(map(_is_plain, messages)):
+        if is_watched() or lm.callbacks or not all(map(_is_plain, messages)):
             return None
         template = self._template_for(lm)
         if template is None or messages[0]["role"] != "system":
             return None
-        with error_boundary(lm.model, unexpected=True):
-            said = await self._said(template, messages)
+        try:
+            said = await self._said(template, messages, timeout)
+        except TimeoutError:
+            raise
+        except Exception as error:
+            with error_boundary(lm.model, unexpected=True):
+                raise error
         if not note_finish(said.finish_reason) and said.finish_reason == "length":
             logger.warning("%s: an answer was cut off at max_tokens", getattr(lm, "_name", lm.model))
-        if settings.usage_tracker:
-            settings.usage_tracker.add_usage(lm.model, said.usage)
+        tracker = CALL.get() or dspy.settings.usage_tracker
+        if tracker:
+            tracker.add_usage(lm.model, said.usage)
         return said.outputs
 
-    async def _said(self, template: _Template, messages: Sequence[Mapping[str, Any]]) -> Said:
+    async def _said(
+        self, template: _Template, messages: Sequence[Mapping[str, Any]], timeout: float | None
+    ) -> Said:
         client = self._connected()
         is_form = (
             self._is_short and POST.get() is None and all(turn["role"] != "system" for turn in messages[1:])
         )
         form = template.form(client) if is_form and not self.route.connection["trust_env"] else None
         if form is not None:
-            answer = await form.ask(client, self._connections_to(form.url), messages)
+            answer = await form.ask(client, self._connections_to(form.url), messages, timeout)
             if isinstance(answer, Said):
                 return answer
             response = self.route.finished(answer)
         else:
             made = tuple(_TURNS[turn["role"]](turn["content"]) for turn in messages[1:])
-            response = await self.complete(
-                replace(template.request, system=messages[0]["content"], messages=made)
-            )
+            request = replace(template.request, system=messages[0]["content"], messages=made)
+            async with asyncio.timeout(timeout):
+                response = await self.complete(request)
         result = CallResult.native(response)
         return Said(result.outputs, result.usage, response.finish_reason)
 

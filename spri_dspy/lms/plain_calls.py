@@ -96,16 +96,21 @@ class PlainForm:
         return b"".join((first, b"\r\nContent-Length: ", length, b"\r\n", last, before, said, after))
 
     async def ask(
-        self, client: Any, connections: Connections, messages: Sequence[Mapping[str, Any]]
+        self,
+        client: Any,
+        connections: Connections,
+        messages: Sequence[Mapping[str, Any]],
+        timeout: float | None = None,
     ) -> Said | Response:
         """Send messages and read the answer.
 
         Raises:
+            TimeoutError: there was none within so many seconds.
             LM15Error: as lm15 says what went wrong.
             CallError, UsageError: see `Connections.post`.
         """
         try:
-            answer = await connections.post(self.to_wire(messages), MAX_BODY.get())
+            answer = await connections.post(self.to_wire(messages), MAX_BODY.get(), timeout)
         except TransportError as error:
             raise LM15TransportError(str(error)) from error
         said = _plain(answer.body) if answer.status == 200 else None

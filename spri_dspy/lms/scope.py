@@ -14,6 +14,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dspy.dsp.utils.settings import thread_local_overrides
+
 from spri_dspy.lms.budget import Budget
 
 if TYPE_CHECKING:
@@ -121,6 +123,13 @@ def use_scope(scope: Scope) -> Generator[Scope]:
 def current_scope() -> Scope:
     """The scope of the innermost `use_scope`, or one without anything."""
     return _SCOPE.get()
+
+
+def is_watched() -> bool:
+    """Whether DSPy's callbacks, histories, streams or usage trackers want to hear of every call."""
+    settings = thread_local_overrides.get()
+    is_quiet = settings.get("disable_history", False) and not settings.get("track_usage")
+    return not is_quiet or bool(settings.get("callbacks") or settings.get("send_stream"))
 
 
 def forget(keys: Iterable[str]) -> None:
