@@ -12,7 +12,7 @@ import json
 import re
 import sys
 
-from benchmarks.load_server import Load, Tally, answer_of, answer_text
+from benchmarks.load_server import Load, Tally, answer_of, answer_text, asked_of
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
@@ -25,16 +25,16 @@ class LeanServer(Tally):
 
     def __init__(self, load: Load) -> None:
         super().__init__(load)
-        self._answers = {
-            score: _http(answer_of(answer_text(_EXAMPLE, _STEP, score))).split(_case(0, 0))
-            for score in (3, 5)
-        }
+        self._answers: dict[tuple[int, tuple[str, ...]], list[bytes]] = {}
 
     def take(self, body: bytes, transport: asyncio.Transport) -> None:
         """Answer one call when its time has come."""
         self.received += 1
         example, step, seconds, score = self.begin(body)
-        answer = _case(example, step).join(self._answers[score])
+        form = score, asked_of(body)
+        if form not in self._answers:
+            self._answers[form] = _http(answer_of(answer_text(_EXAMPLE, _STEP, *form))).split(_case(0, 0))
+        answer = _case(example, step).join(self._answers[form])
         asyncio.get_running_loop().call_later(seconds, self._answer, transport, answer)
 
     def _answer(self, transport: asyncio.Transport, answer: bytes) -> None:

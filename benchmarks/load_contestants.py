@@ -2,19 +2,20 @@
 
 A contestant is a function of (url, examples, slots) that returns when every example is finished. Each runs in a
 process of its own, so that CPU time and memory are its own. `python -m benchmarks.load_contestants NAME URL EXAMPLES
-SLOTS [WORKERS]` prints what it took as JSON, processes that it started included.
+SLOTS [WORKERS [CORE_SHARE]]` prints what it took as JSON, processes that it started included.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -176,36 +177,81 @@ def lockstep(url: str, count: int, slots: int) -> None:
 CONTESTANTS = {f.__name__: f for f in (engine, aiohttp_loop, dspy_native, dspy_litellm, lockstep)}
 
 
-class _Peak:
-    """The most memory that this process and those it started had together, looked at twice a second."""
+class _Share:
+    """So much of a core for each process, this one and those it starts: by cgroups of Linux, version 1 or 2."""
 
-    def __init__(self) -> None:
-        self.mb = 0.0
+    def __init__(self, share: float) -> None:
+        self._share, self._root = share, Path("/sys/fs/cgroup")
+        self._is_first = (self._root / "cpu").is_dir()
+        self._held: dict[int, Path] = {}
+
+    def hold(self, processes: Iterable[psutil.Process]) -> None:
+        """Limit processes that are not limited yet."""
+        for number in (process.pid for process in processes):
+            if self._share < 1 and number not in self._held:
+                self._held[number] = group = self._root / ("cpu" if self._is_first else "") / f"load-{number}"
+                group.mkdir(exist_ok=True)
+                most = int(_PERIOD * self._share)
+                if self._is_first:
+                    (group / "cpu.cfs_period_us").write_text(str(_PERIOD))
+                    (group / "cpu.cfs_quota_us").write_text(str(most))
+                else:
+                    (group / "cpu.max").write_text(f"{most} {_PERIOD}")
+                with suppress(OSError):  # it has ended
+                    (group / "cgroup.procs").write_text(str(number))
+
+    def release(self) -> None:
+        """Remove the groups, whose processes have ended but for this one."""
+        for number, group in self._held.items():
+            with suppress(OSError):
+                if number == os.getpid():
+                    (group.parent / "cgroup.procs").write_text(str(number))
+                group.rmdir()
+
+
+_PERIOD = 10_000
+"""Microseconds in which a share is given: so short that no call waits for long."""
+
+
+class _Peak:
+    """The most memory that this process and those it started had together, looked at ten times a second.
+
+    Args:
+        share: what each of these processes may use of a core.
+    """
+
+    def __init__(self, share: _Share) -> None:
+        self.mb, self._share = 0.0, share
+        self._share.hold([psutil.Process()])
         threading.Thread(target=self._look, daemon=True).start()
 
     def _look(self) -> None:
         here = psutil.Process()
         while True:
             found = 0
-            for process in (here, *here.children(recursive=True)):
+            all_of_us = (here, *here.children(recursive=True))
+            self._share.hold(all_of_us)
+            for process in all_of_us:
                 with suppress(psutil.Error):
                     found += process.memory_info().rss
             self.mb = max(self.mb, found / 2**20)
-            time.sleep(0.5)
+            time.sleep(0.1)
 
 
 def run_alone(argv: list[str]) -> int:
     """Run one contestant in this process; prints seconds, CPU seconds and peak memory."""
     name, url, count, slots = argv[0], argv[1], int(argv[2]), int(argv[3])
     workers = int(argv[4]) if len(argv) > 4 else 1
+    share = _Share(float(argv[5]) if len(argv) > 5 else 1.0)
     if name in ("engine", "dspy_native", "dspy_litellm"):
         import dspy  # noqa: F401 - importing is not part of the race
 
         if name == "dspy_litellm":
             import litellm  # noqa: F401
     contestant = partial(engine, workers=workers) if name == "engine" else CONTESTANTS[name]
-    cpu, start, peak = time.process_time(), time.monotonic(), _Peak()
+    cpu, start, peak = time.process_time(), time.monotonic(), _Peak(share)
     contestant(url, count, slots)
+    share.release()
     children = resource.getrusage(resource.RUSAGE_CHILDREN)  # those that have ended, and all have
     took = {
         "seconds": time.monotonic() - start,

@@ -22,9 +22,9 @@ from typing import Any
 from aiohttp import web
 
 _MARK = re.compile(rb"#(\d+)#")
-_FIELDS = ("principles", "improved_principles", "response", "improved_response")
+_ASKED = re.compile(rb"\[\[ ## (\w+) ## \]\]`")
+_FIELDS = ("principles", "improved_principles", "response", "improved_response", "feedback", "score")
 _USAGE = {"prompt_tokens": 400, "completion_tokens": 60, "total_tokens": 460}
-_SECTIONS = "".join(f"[[ ## {name} ## ]]\nName what happened, then %s.\n\n" for name in _FIELDS)
 
 PIECES = 20
 """Pieces that a streamed answer comes in."""
@@ -77,10 +77,12 @@ class Tally:
         self.steps: defaultdict[int, int] = defaultdict(int)
         self.chains: defaultdict[int, float] = defaultdict(float)
         self.received = self.answered = self.cancelled = self.in_flight = self.most_in_flight = 0
-        self.cpu = time.process_time()
+        self.cpu, self.first, self.last = time.process_time(), 0.0, 0.0
 
     def begin(self, body: bytes) -> tuple[int, int, float, int]:
         """Count a call that is to be answered: its example, which call of that it is, its seconds and its score."""
+        self.last = time.monotonic()
+        self.first = self.first or self.last
         marks = _MARK.findall(body)
         example = int(marks[-1]) if marks else 0
         step = self.steps[example]
@@ -101,6 +103,7 @@ class Tally:
             "in_flight": self.in_flight,
             "most_in_flight": self.most_in_flight,
             "cpu_seconds": time.process_time() - self.cpu,
+            "asked_seconds": self.last - self.first,
             "lower_bound_seconds": max(total / slots, longest),
         }
 
@@ -130,7 +133,7 @@ class Server(Tally):
             return await self._commit(fault, request)
         example, step, seconds, score = self.begin(body)
         try:
-            text = answer_text(example, step, score)
+            text = answer_text(example, step, score, asked_of(body))
             if b'"stream":true' in body.replace(b" ", b""):
                 return await self._stream(request, text, seconds)
             await asyncio.sleep(seconds)
@@ -173,10 +176,18 @@ class Server(Tally):
         return web.Response(body=b"\xff{not json", content_type="application/json")
 
 
-def answer_text(example: int, step: int, score: int) -> str:
-    """What any call of an example is answered: every field of every stage."""
-    verdict = f"[[ ## feedback ## ]]\nTie it closer to the case.\n\n[[ ## score ## ]]\n{score}"
-    return _SECTIONS.replace("%s", f"step {step} of case {example}") + f"{verdict}\n\n[[ ## completed ## ]]"
+def asked_of(body: bytes) -> tuple[str, ...]:
+    """The fields that DSPy's chat prompt asks for at its end; all of them where it asks for none."""
+    found = [name.decode() for name in _ASKED.findall(body, max(0, len(body) - 600))]
+    return tuple(dict.fromkeys(name for name in found if name in _FIELDS)) or _FIELDS
+
+
+def answer_text(example: int, step: int, score: int, asked: tuple[str, ...] = _FIELDS) -> str:
+    """What a call of an example is answered: a section a field."""
+    said = {"feedback": "Tie it closer to the case.", "score": str(score)}
+    usual = f"Name what happened, then step {step} of case {example}."
+    sections = [f"[[ ## {name} ## ]]\n{said.get(name, usual)}" for name in asked]
+    return "\n\n".join([*sections, "[[ ## completed ## ]]"])
 
 
 def answer_of(text: str) -> bytes:

@@ -75,17 +75,16 @@ class _QuickPrompts(dspy.ChatAdapter):
         return "\n\n".join([*sections, suffix]).strip()
 
 
-_PARTS: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()
+_PARTS: WeakKeyDictionary[Any, dict[tuple[Any, ...], str]] = WeakKeyDictionary()
 """Parts of prompts by signature."""
 
 
 def _remembered(adapter: Any, part: str, signature: Any, make: Callable[[Any], str]) -> str:
-    made = _PARTS.setdefault(signature, {})
     # Some optimisers change a signature's instructions, its docstring, in place.
-    key = f"{type(adapter).__name__} {part} {signature.__doc__}"
-    if key not in made:
-        made[key] = make(signature)
-    return made[key]
+    made, key = _PARTS.setdefault(signature, {}), (type(adapter).__name__, part, signature.__doc__)
+    if (found := made.get(key)) is None:
+        found = made[key] = make(signature)
+    return found
 
 
 class ChatStyle(_QuickPrompts):

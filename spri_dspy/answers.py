@@ -41,8 +41,11 @@ from spri_dspy.prompt_fencing import is_code
 from spri_dspy.quotations import own_blocks, own_words
 
 # Every repetition is bounded, so that reading stays linear on a runaway answer.
-_HEADER_AT_START = re.compile(r"\[\[[ #]{0,6}(\w[\w ]{0,60}?)[ #]{0,6}\]\][*`]{0,3}:?")  # of a line, behind marks
+_HEADER_AT_START = re.compile(
+    r"\[\[[ #]{0,6}(\w[\w ]{0,60}?)[ #]{0,6}\]\][*`]{0,3}:?"
+)  # of a line, behind marks
 _HEADER_INSIDE = re.compile(r"(?<=[\s*])\[\[ {0,2}## {0,2}(\w[\w ]{0,60}?) {0,2}## {0,2}\]\][*`]{0,3}:?")
+_BRACKETS = "{<[("
 _MARKS, _MOST_MARKS = " \t>*#`", 12
 _NOTE = r"[ \t]{0,20}#[ \t]{0,2}note\b[^\n]{0,2000}"
 """What DSPy writes behind the placeholder of a field that is no text; it may be cut off anywhere."""
@@ -77,6 +80,7 @@ class Shape:
         is_verdict: the outputs are one text and one rating: a critique or a judgement.
         is_scoring: an output is a rating or a choice, or has one among its own fields.
         is_plain: outputs are texts and ratings, and no input is one that DSPy sends in a way of its own, such as tools.
+        placeholder: what stands for a field's text in the form that prompts show, and the note that DSPy adds to it.
     """
 
     inputs: dict[str, Any]
@@ -85,6 +89,7 @@ class Shape:
     is_verdict: bool
     is_scoring: bool
     is_plain: bool
+    placeholder: re.Pattern[str]
 
 
 def shape_of(signature: type[dspy.Signature]) -> Shape:
@@ -102,7 +107,8 @@ def shape_of(signature: type[dspy.Signature]) -> Shape:
             isinstance(kind := info.annotation, type) and not issubclass(kind, dspy.Type | dspy.History)
             for info in inputs.values()
         )
-        found = Shape(dict(inputs), dict(outputs), scales, is_verdict, is_scoring, is_plain)
+        placeholder = _placeholder_of((*inputs, *outputs))
+        found = Shape(dict(inputs), dict(outputs), scales, is_verdict, is_scoring, is_plain, placeholder)
         _SHAPES[signature] = found
     return found
 
@@ -117,7 +123,10 @@ def is_verdict(signature: type[dspy.Signature]) -> bool:
 
 def verdict_fields(signature: type[dspy.Signature]) -> tuple[str, str]:
     """Names of a verdict's text and of its rating."""
-    shape = shape_of(signature)
+    return _verdict_fields(shape_of(signature))
+
+
+def _verdict_fields(shape: Shape) -> tuple[str, str]:
     first, second = shape.outputs
     return (first, second) if shape.scales[second] else (second, first)
 
@@ -138,31 +147,26 @@ def read_answer(
     """
     answer, shape, whole = completion.rpartition("</think>")[2], shape_of(signature), ""
     text = _before_end(answer).strip()
-    found = {} if json_first else _sections(signature, text)
-    if not _is_all(signature, found):
+    found: dict[str, Any] = {} if json_first else _sections(shape, text)
+    if not _is_all(shape, found):
         bare = _without_headers(text)
-        has_text = _has_content(signature, bare)
-        if not has_text:
+        if not (has_text := _has_content(shape, bare)):
             text = answer.strip()
             bare = _without_headers(text)
-            has_text = _has_content(signature, bare)
-        in_json = own_blocks(answer) if shape.is_verdict else answer
-        found = _json_fields(signature, in_json) if json_first else {}
-        found = found or _sections(signature, text) or _json_fields(signature, in_json, whole=not json_first)
+            has_text = _has_content(shape, bare)
+        found = _found_anywhere(shape, answer, text, json_first=json_first)
         if not found and has_text and shape.is_verdict:
             return _verdict_from_text(signature, text)
-        found = found or _unframed(signature, text, is_json=json_first)
+        found = found or _unframed(shape, text, is_json=json_first)
         whole = bare if shape.is_verdict and has_text else ""
     values: dict[str, Any] = {}
     for name, info in shape.outputs.items():
         if scale := shape.scales[name]:
             values[name] = _rating(found, name, scale)
         elif info.annotation is str:
-            values[name] = _as_text(found.get(name))
-            if _is_copied(signature, values[name], beside=len(shape.outputs) > 1):
-                values[name] = ""
-            elif not values[name]:
-                values[name] = whole
+            text = _as_text(found.get(name))
+            is_copied = _is_copied(shape, text, beside=len(shape.outputs) > 1)
+            values[name] = "" if is_copied else text or whole
         elif name in found:
             values[name] = _parse_typed(signature, name, found[name], completion, adapter)
         if values.get(name, "") == "":
@@ -172,7 +176,14 @@ def read_answer(
     return values
 
 
-def _split(signature: type[dspy.Signature], text: str) -> Iterator[_Section]:
+def _found_anywhere(shape: Shape, answer: str, text: str, *, json_first: bool) -> dict[str, Any]:
+    """Outputs in sections or in JSON, {} if there are none. `text`: what of the answer may hold sections."""
+    in_json = own_blocks(answer) if shape.is_verdict else answer
+    found = _json_fields(shape, in_json) if json_first else {}
+    return found or _sections(shape, text) or _json_fields(shape, in_json, whole=not json_first)
+
+
+def _split(shape: Shape, text: str) -> Iterator[_Section]:
     """The sections of an answer in order. Without its ## only an output's name makes a header: `[[1]]` is code.
 
     A rating's header that is quoted is text.
@@ -180,7 +191,7 @@ def _split(signature: type[dspy.Signature], text: str) -> Iterator[_Section]:
     if "[[" not in text:
         yield _Section("", text.strip())
         return
-    scales, own = shape_of(signature).scales, own_words(text)
+    scales, own = shape.scales, own_words(text)
     name, header_end = "", 0
     for start, mark in _headers(text):
         following, end = _output_named(scales, mark[1]), mark.end()
@@ -222,27 +233,26 @@ def _before_end(answer: str) -> str:
     return answer[: _before_marks(answer, end.start())] if end else answer
 
 
-def _is_all(signature: type[dspy.Signature], found: Mapping[str, str]) -> bool:
+def _is_all(shape: Shape, found: Mapping[str, str]) -> bool:
     """Whether every output has its own section, and they say more than the prompt's form."""
-    scales = shape_of(signature).scales
+    scales = shape.scales
     texts = [said for name, said in found.items() if not scales[name]]
     is_each = found.keys() == scales.keys() and all(texts)
-    return is_each and any(_has_content(signature, said) for said in texts)
+    return is_each and any(_has_content(shape, said) for said in texts)
 
 
-def _sections(signature: type[dspy.Signature], text: str) -> dict[str, str]:
+def _sections(shape: Shape, text: str) -> dict[str, str]:
     """The text under each output's header, {} if there is none."""
-    scales, placeholder = shape_of(signature).scales, _placeholder(signature)
-    found: dict[str, str] = {}
-    for section in _split(signature, text):
-        if section.name not in scales or placeholder.fullmatch(section.text):
+    scales, found = shape.scales, dict[str, str]()
+    for section in _split(shape, text):
+        if section.name not in scales or shape.placeholder.fullmatch(section.text):
             continue
         is_rating = scales[section.name]
         found[section.name] = section.text if is_rating else found.get(section.name) or section.text
     return found
 
 
-def _json_fields(signature: type[dspy.Signature], answer: str, *, whole: bool = False) -> dict[str, Any]:
+def _json_fields(shape: Shape, answer: str, *, whole: bool = False) -> dict[str, Any]:
     """The outputs in JSON objects, repaired if need be; {} if there are none. `whole`: only if that is all there is."""
     if "{" not in answer or (whole and not answer.lstrip("`json \n").startswith("{")):
         return {}
@@ -250,12 +260,11 @@ def _json_fields(signature: type[dspy.Signature], answer: str, *, whole: bool = 
         objects = read_objects(answer)
     except ValueError:
         return {}
-    shape = shape_of(signature)
     named = (
         (_output_named(shape.scales, str(key)), value) for each in objects for key, value in each.items()
     )
     found = {name: value for name, value in named if name in shape.outputs}
-    if found and shape.is_verdict and verdict_fields(signature)[0] not in found:
+    if found and shape.is_verdict and _verdict_fields(shape)[0] not in found:
         return {}  # a score alone may be a quotation: the whole text decides
     if found and is_damaged(answer):  # cut off before its rating, and what its texts quote is none
         found = {name: False for name, scale in shape.scales.items() if scale} | found
@@ -271,13 +280,13 @@ def _output_named(scales: Mapping[str, tuple[int, int] | None], heading: str) ->
     return name
 
 
-def _unframed(signature: type[dspy.Signature], text: str, *, is_json: bool) -> dict[str, str]:
+def _unframed(shape: Shape, text: str, *, is_json: bool) -> dict[str, str]:
     """The only output without a frame or under another name; {} if several sections could be it, or for broken JSON."""
-    outputs = shape_of(signature).outputs
+    outputs = shape.outputs
     name, *others = outputs
     if others or outputs[name].annotation is not str:
         return {} if others or not text else {name: text}
-    lead, *sections = _split(signature, text)
+    lead, *sections = _split(shape, text)
     given = [section for section in sections if section.text and section.name != "completed"]
     renamed = [section for section in given if f"improved_{section.name}" == name]
     if lead.text and not (given and lead.text.endswith(":")):
@@ -296,31 +305,24 @@ def _without_headers(text: str) -> str:
     return "".join([*kept, text[end:]]).strip()
 
 
-def _has_content(signature: type[dspy.Signature], bare: str) -> bool:
+def _has_content(shape: Shape, bare: str) -> bool:
     """Whether an answer without its headers says anything beside placeholders."""
-    if not any(bracket in bare for bracket in "{<[("):  # no placeholder is without one
+    if not any(bracket in bare for bracket in _BRACKETS):  # no placeholder is without one
         return bool(bare)
-    return bool(_placeholder(signature).sub("", bare).strip())
+    return bool(shape.placeholder.sub("", bare).strip())
 
 
-def _placeholder(signature: type[dspy.Signature]) -> re.Pattern[str]:
-    """What stands for a field's text in the form that prompts show, and the note that DSPy adds to it."""
-    shape = shape_of(signature)
-    return _placeholder_of((*shape.inputs, *shape.outputs))
-
-
-def _is_copied(
-    signature: type[dspy.Signature], text: str, *, beside: bool, more: tuple[str, ...] = ()
-) -> bool:
+def _is_copied(shape: Shape, text: str, *, beside: bool, more: tuple[str, ...] = ()) -> bool:
     """True of a text that is a placeholder of the prompt's form and nothing else.
 
     Args:
-        signature: whose fields placeholders name.
+        shape: whose fields placeholders name.
         text: stripped.
         beside: it stands beside others, as reasons beside a score do, where a fence's code is no text either.
         more: further names of placeholders.
     """
-    shape = shape_of(signature)
+    if not any(mark in text for mark in _BRACKETS) and not (beside and is_code(text)):
+        return False
     names = (*shape.inputs, *shape.outputs, *_RATINGS, *more)
     return bool(_placeholder_of(names).fullmatch(text)) or (beside and is_code(text))
 
@@ -372,7 +374,9 @@ def _parse_typed(
                     raise ValueError("it is too long for its type")
             parsed = parse_value(value, annotation)
         for part, said in getattr(parsed, "__dict__", {}).items():
-            if isinstance(said, str) and _is_copied(signature, said.strip(), beside=True, more=(part,)):
+            if isinstance(said, str) and _is_copied(
+                shape_of(signature), said.strip(), beside=True, more=(part,)
+            ):
                 raise ValueError(f"a placeholder stands for {part}")
         return parsed
     except (ValueError, TypeError, RecursionError) as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
@@ -63,8 +63,10 @@ class RolePredict(dspy.Predict):
     embed: Embedder | None
     signature: Any  # a Signature class; DSPy declares an instance
 
-    # DSPy looks at every attribute that is asked for, in case it is `forward`: ten times a call.
-    __getattribute__ = object.__getattribute__
+    if (
+        not TYPE_CHECKING
+    ):  # DSPy looks at every attribute that is asked for, in case it is `forward`: ten times a call
+        __getattribute__ = object.__getattribute__
 
     def __init__(
         self,
@@ -129,6 +131,8 @@ class RolePredict(dspy.Predict):
         finally:
             CALL.reset(token)
         values = adapter.read(signature, outputs, step.lm)
+        if dspy.settings.trace is None:
+            return dspy.Prediction.from_completions(values, signature=signature)
         return self._forward_postprocess(values, signature, **step.inputs)
 
     def _plan(self, kwargs: dict[str, Any]) -> Generator[_Step, dspy.Prediction, dspy.Prediction]:

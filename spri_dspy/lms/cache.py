@@ -224,7 +224,7 @@ def _checksum(row: Sequence[Any]) -> str:
     """Of all columns; a forgotten call's key counts as it was before."""
     key, *others = row
     values = [str(key).partition("-")[0], *others]
-    as_json = [quoted(v) if type(v) is str else json.dumps(v) for v in values]
+    as_json = [quoted(v) if type(v) is str else str(v) if type(v) is int else json.dumps(v) for v in values]
     return hashlib.sha256(f"[{', '.join(as_json)}]".encode()).hexdigest()[:16]
 
 

@@ -387,7 +387,7 @@ def prompt_key(messages: Any, rollout: int) -> str:
 
 
 def _as_json(messages: Any, rollout: int) -> str:
-    """`json.dumps([messages, rollout])`; put together here of messages that are a role and a text, in a third of the time."""
+    """`json.dumps([messages, rollout])`, in a third of the time where messages are a role and a text."""
     said = list[str]()
     for message in messages:
         if type(message) is not dict or message.keys() != {"role", "content"}:

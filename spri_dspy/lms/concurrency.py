@@ -315,12 +315,13 @@ class Slot:
 
     async def __aenter__(self) -> None:
         turn, call = TURN.get(), CALL.get()
-        if turn and call:
+        if turn and turn.clock and turn.clock.when() is not None:
             with standing(turn.clock):
                 self._began = await self._window.enter(turn)
-            turn.stages.add(call.stage)
         else:
             self._began = await self._window.enter(turn)
+        if turn and call:
+            turn.stages.add(call.stage)
 
     def begin_now(self) -> None:
         """Let the call begin now: what it waited for since it has its place was not the server."""

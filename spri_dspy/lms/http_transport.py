@@ -10,11 +10,12 @@ It knows bytes, status and headers; no JSON and no LM.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 from dspy._vendor.lm15.transports import (
     AsyncTransportResponse,
@@ -174,14 +175,51 @@ async def _release(body_consumed: bool) -> None:
     """Its connection was released when the body had been read."""
 
 
-class Answer(NamedTuple):
-    """A whole answer; the body decoded."""
+class Answer:
+    """A whole answer; the body decoded.
 
-    status: int
-    reason: str
-    headers: list[tuple[str, str]]
-    version: str
-    body: bytes
+    Attributes:
+        status: of HTTP.
+        body: without its framing.
+    """
+
+    __slots__ = ("_head", "body", "status")
+
+    def __init__(self, status: int, head: Head | bytes, body: bytes) -> None:
+        self.status, self._head, self.body = status, head, body
+
+    @property
+    def head(self) -> Head:
+        """Its headers, read when they are asked for: of most answers nobody asks."""
+        if isinstance(self._head, bytes):
+            head = Head()
+            head.feed(self._head)
+            self._head = head
+        return self._head
+
+
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,15})[ \t]*\r\n")
+_UNUSUAL = re.compile(
+    rb"\r\n(?:transfer-encoding|content-encoding|connection)[ \t]*:(?![ \t]*keep-alive[ \t]*\r\n)|[^\r]\n"
+)
+
+
+def _whole(data: bytes, most: int) -> Answer | None:
+    """What came at once, if that is an ordinary answer and nothing else: a 200 of a stated length, not encoded.
+
+    Args:
+        data: what came.
+        most: bytes that the body may have.
+    """
+    end = data.find(b"\r\n\r\n") + 4
+    if end < 4 or end > _READ or not data.startswith(b"HTTP/1.1 200 "):
+        return None
+    head = data[:end].lower()
+    length = _LENGTH.search(head)
+    if length is None or _LENGTH.search(head, length.end() - 2) or _UNUSUAL.search(head):
+        return None
+    n_bytes = int(length[1])
+    return Answer(200, data[:end], data[end:]) if n_bytes == len(data) - end <= most else None
 
 
 class Connections:
@@ -262,12 +300,13 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._answer: asyncio.Future[Answer] | None = None
+        self._head: Head | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport, self.is_open = transport, True  # pyright: ignore[reportAttributeAccessIssue]
 
     async def ask(self, request: bytes, max_body: float) -> Answer:
-        self._head, self._decoder, self._parts = Head(max_body), None, list[bytes]()
+        self._max_body, self._head, self._decoder, self._parts = max_body, None, None, list[bytes]()
         self._answer = asyncio.get_running_loop().create_future()
         self.transport.write(request)
         return await self._answer
@@ -278,13 +317,18 @@ class _Connection(asyncio.Protocol):
         try:
             decoder = self._decoder
             if decoder is None:
-                while data and not self._head.complete:  # in pieces, for what is long is no head
-                    self._head.feed(data[:_READ])
+                head = self._head
+                if head is None:
+                    if (whole := _whole(data, int(self._max_body * 1_000_000))) is not None:
+                        return self._give(whole)
+                    head = self._head = Head(self._max_body)
+                while data and not head.complete:  # in pieces, for what is long is no head
+                    head.feed(data[:_READ])
                     data = data[_READ:]
-                if not self._head.complete:
+                if not head.complete:
                     return None
-                decoder = self._decoder = self._head.body_decoder("POST")
-                data = self._head.leftover + data
+                decoder = self._decoder = head.body_decoder("POST")
+                data = head.leftover + data
             self._parts += decoder.feed(data)
             if decoder.complete:
                 self._finish(decoder)
@@ -306,15 +350,19 @@ class _Connection(asyncio.Protocol):
 
     def give_up(self) -> None:
         """Let the call fail whose answer has not come in time."""
-        self._fail(TimeoutError())
+        if self._answer is not None:
+            self._fail(TimeoutError())
 
     def _finish(self, decoder: Any) -> None:
-        head, answer, self._answer = self._head, self._answer, None
+        head = cast("Head", self._head)
+        self._give(Answer(head.status, head, b"".join(self._parts)))
         if not head.keep_alive() or decoder.leftover:
             self.close()
-        if answer is not None and not answer.done():
-            body = b"".join(self._parts)
-            answer.set_result(Answer(head.status, head.reason, head.headers, head.http_version, body))
+
+    def _give(self, answer: Answer) -> None:
+        asked, self._answer = self._answer, None
+        if asked is not None and not asked.done():
+            asked.set_result(answer)
 
     def _fail(self, error: Exception) -> None:
         answer, self._answer = self._answer, None

@@ -335,6 +335,8 @@ def _is_plain(message: Mapping[str, Any]) -> bool:
     text = message.get("content")
     if len(message) != 2 or message["role"] not in _TURNS or not isinstance(text, str) or not text:
         return False
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:  # half a surrogate pair, which DSPy refuses with a reason

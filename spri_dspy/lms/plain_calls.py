@@ -8,7 +8,7 @@ answers of lm15; it knows no prompt, no retry and no limit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -119,7 +119,8 @@ class PlainForm:
 
 def _by_lm15(client: Any, request: Request, answer: Answer) -> Response:
     """What lm15 makes of an answer."""
-    inner, (status, reason, headers, version, body) = client._inner, answer
+    inner, head, status, body = client._inner, answer.head, answer.status, answer.body
+    headers, version, reason = head.headers, head.http_version, head.reason
     if not any(name.lower() == "content-type" and "text/event-stream" in said for name, said in headers):
         status, body = sound(status, body)
     response = HttpResponse(status, reason, headers, body, version, client.provider)
@@ -133,6 +134,11 @@ def _by_lm15(client: Any, request: Request, answer: Answer) -> Response:
 
 
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+_USAGE, _MESSAGE = frozenset(_COUNTS), frozenset(("role", "content"))
+
+
+def _says_no_more(part: Mapping[str, Any], known: Set[str]) -> bool:
+    return part.keys() == known or not any(value for name, value in part.items() if name not in known)
 
 
 def _plain(body: bytes) -> Said | None:
@@ -149,8 +155,8 @@ def _plain(body: bytes) -> Said | None:
             and all(type(count) is int and 0 <= count < 2**53 for count in counts)
             and not answer.get("error")
             and choice.get("logprobs") is None
-            and not any(value for name, value in message.items() if name not in ("role", "content"))
-            and not any(value for name, value in usage.items() if name not in _COUNTS)
+            and _says_no_more(message, _MESSAGE)
+            and _says_no_more(usage, _USAGE)
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
