@@ -63,9 +63,8 @@ class RolePredict(dspy.Predict):
     embed: Embedder | None
     signature: Any  # a Signature class; DSPy declares an instance
 
-    if (
-        not TYPE_CHECKING
-    ):  # DSPy looks at every attribute that is asked for, in case it is `forward`: ten times a call
+    # DSPy looks at every attribute that is asked for, in case it is `forward`: ten times a call.
+    if not TYPE_CHECKING:
         __getattribute__ = object.__getattribute__
 
     def __init__(
@@ -116,10 +115,16 @@ class RolePredict(dspy.Predict):
 
     def _is_plain(self, step: _Step) -> bool:
         """Whether a call is text alone, about which DSPy has nothing to work out and to tell nobody."""
-        shape, settings = shape_of(self.signature), step.lm.kwargs
-        if type(step.adapter) is not ChatStyle or not isinstance(step.lm, ScopedLM) or not shape.is_plain:
+        shape, lm = shape_of(self.signature), step.lm
+        if type(step.adapter) is not ChatStyle or not isinstance(lm, ScopedLM) or not shape.is_plain:
             return False
-        if step.config or self.config or self.fields or settings.get("n") or settings.get("num_generations"):
+        if (
+            step.config
+            or self.config
+            or self.fields
+            or lm.kwargs.get("n")
+            or lm.kwargs.get("num_generations")
+        ):
             return False
         return step.inputs.keys() == shape.inputs.keys() and not (step.adapter.callbacks or is_watched())
 
