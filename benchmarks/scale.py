@@ -1,7 +1,7 @@
 """Whether memory grows with the input: peak RSS at few and at many examples, and how long a restart takes.
 
-`python -m benchmarks scale [--examples 100000] [--json]` runs SPRI with an engine that answers at once, in processes
-of their own, from a generated file that is read as a user's file is. What is compared is peak resident memory.
+`python -m benchmarks scale [--examples 100000] [--json]` runs SPRI with an LM that answers at once, in processes of
+their own, from a generated file that is read as a user's file is. What is compared is peak resident memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,27 @@ from pathlib import Path
 from typing import Any
 
 import spri_dspy as spri
-from benchmarks.load import instant_lm
+from spri_dspy.lms.client import ScopedLM
+from spri_dspy.lms.spec import CALL, note_finish
+
+
+class InstantLM(ScopedLM):
+    """Answers a stage at once and accepts everything; what is around a call is as ever, but for its way to a server."""
+
+    n_calls = 0
+
+    async def _ask(
+        self, prompt: Any, messages: Any, kwargs: dict[str, Any], timeout: float | None = None
+    ) -> list[str]:
+        call = CALL.get()
+        assert call is not None
+        self.n_calls += 1
+        note_finish("stop")
+        call.add_usage(self.model, {"prompt_tokens": 400, "completion_tokens": 20})
+        kind, _, field = call.stage.partition("_")
+        if kind == "critique":
+            return ["[[ ## feedback ## ]]\nClear and specific.\n\n[[ ## score ## ]]\n5"]
+        return [f"[[ ## {field} ## ]]\nName what happened.\nOffer one next step."]
 
 
 def write_inputs(path: Path, count: int) -> None:
@@ -33,7 +53,7 @@ def write_inputs(path: Path, count: int) -> None:
 
 def run_once(data: Path, folder: Path) -> dict[str, Any]:
     """Run or restart; what this process took."""
-    lm, engine = instant_lm()
+    lm = InstantLM("instant/fixed", temperature=0.7, max_tokens=512)
     task = spri.load_task("reappraisal")
     program = spri.SPRI(task).set_lms(base=lm)
     start = time.monotonic()
@@ -47,7 +67,7 @@ def run_once(data: Path, folder: Path) -> dict[str, Any]:
         "done": summary.done,
         "skipped": summary.skipped,
         "finished": finished,
-        "calls": engine.calls,
+        "calls": lm.n_calls,
         "seconds": round(seconds, 2),
         "peak_mb": round(peak, 1),
     }
