@@ -10,7 +10,7 @@ import pytest
 
 import spri_dspy as spri
 from spri_dspy.lms.batches.api import BatchAPI
-from tests.command import assert_refused
+from tests.command import assert_refused, process
 from tests.command import spri as spri_command
 from tests.lms.batch_parts import (
     batch_server,
@@ -72,6 +72,29 @@ def test_cancelled_run_keeps_what_was_done_and_asks_the_rest_again(tmp_path, dia
         else:
             assert stats["batches"][:2] == [6, 6] and stats["live"] == 0, "it counts as no attempt"
         assert without_usage(records(run)) == live_records(server, tmp_path / "live", dialect=dialect)
+
+
+DIES = """
+import os, signal
+from spri_dspy.cli import main
+from spri_dspy.lms.batches.api import BatchAPI
+usual = BatchAPI.cancel
+def cancel(*given):
+    usual(*given)
+    os.kill(os.getpid(), signal.SIGKILL)
+BatchAPI.cancel = cancel
+main()
+"""
+
+
+def test_command_that_was_killed_is_repeated(tmp_path):
+    with batch_server(hang=[1], stop_seconds=60) as server:
+        run = killed(server, tmp_path / "run")
+        where = ["cancel-batches", run, "--lm", f"base={lm_of(server)}"]
+        assert process(*where, code=DIES).returncode == -9
+        code, out, err = cancel(server, run)
+        assert code == 0 and "cancelled; 0 of 6 requests were done by now" in out, err
+        assert server.stats["cancels"] == 1
 
 
 def test_batch_that_was_never_created_is_dropped(tmp_path):
