@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import time
 import tracemalloc
 import zlib
 
@@ -27,7 +28,7 @@ pytestmark = [
     pytest.mark.usefixtures("loop_for_litellm"),
 ]
 routes = pytest.mark.parametrize("route", ["native", "litellm"])
-ways = pytest.mark.parametrize("way", ["sync", "async"])
+ways = pytest.mark.parametrize("way", ["sync", "async", "in a run"])
 QUICK = Retry(attempts=6, first_wait=0.01, longest_wait=0.02, patience=0)
 
 ANSWER = {
@@ -57,7 +58,8 @@ def call(server, route, way, options=""):
     token = CALL.set(counted)
     messages = [{"role": "system", "content": "answer"}, {"role": "user", "content": "hello"}]
     try:
-        with use_scope(Scope(retry=QUICK)), dspy.context(usage_tracker=counted):
+        is_run = way == "in a run"  # where nobody watches, so that plain calls go a way of their own
+        with use_scope(Scope(retry=QUICK)), dspy.context(usage_tracker=counted, disable_history=is_run):
             if way == "sync":
                 return lm(messages=messages), counted
             return spri.event_loop.run_to_end(lm.acall(messages=messages)), counted
@@ -125,6 +127,59 @@ def test_compressed_answers_are_read(encoding, route, way):
         )
     with raw_server(lambda request: http(body, headers={"Content-Encoding": encoding})) as server:
         assert call(server, route, way)[0] == ["fine"]
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+LENGTH = b"Content-Length: %d\r\n\r\n" % len(answer())
+FRAMES = {
+    "whole": OK + LENGTH + answer(),
+    "kept alive": OK + b"Connection: keep-alive\r\n" + LENGTH + answer(),
+    "in small letters": OK.lower().replace(b"http", b"HTTP") + LENGTH.lower() + answer(),
+    "in chunks": OK + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(answer()), answer()),
+    "up to the end": OK + b"\r\n" + answer(),
+    "HTTP/1.0": OK.replace(b"1.1", b"1.0") + LENGTH + answer(),
+    "lines without CR": OK.replace(b"\r\n", b"\n") + LENGTH + answer(),
+    "with a length that another header quotes": OK + b"X-Note: content-length: 3\r\n" + LENGTH + answer(),
+    "in two codings": OK + b"Content-Encoding: identity\r\n" + LENGTH + answer(),
+}
+
+
+@ways
+@pytest.mark.parametrize("piece", [10_000, 7])
+@pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
+def test_answers_are_read_however_they_are_framed_and_come(frame, piece, way):
+    pieces = [frame[n : n + piece] for n in range(0, len(frame), piece)]
+    with raw_server(lambda request: pieces) as server:
+        said, counted = call(server, "native", way)
+    assert (said, counted.input_tokens, counted.output_tokens) == (["fine"], 3, 2)
+
+
+@ways
+@pytest.mark.parametrize(
+    "frame",
+    [OK + b"Content-Length: 5\r\n" + LENGTH + answer(), OK + LENGTH + answer()[:-1], OK + LENGTH[:-2], b""],
+    ids=["two lengths", "cut off", "a head without an end", "nothing"],
+)
+def test_broken_frames_are_failed_calls(frame, way):
+    with raw_server(lambda request: [frame]) as server, pytest.raises(LMError):
+        call(server, "native", way)
+
+
+def test_answer_that_does_not_come_is_given_up_and_its_connection_is_not_used_again():
+    def say(request):
+        if len(server.requests) == 1:
+            yield OK + LENGTH
+            time.sleep(0.6)
+        yield b"".join(http(answer(f"call {len(server.requests)}")))
+
+    with raw_server(say) as server:
+        lm = load_lm(f"hosted_vllm/m?api_base={server.base_url}&timeout=0.3")
+        with use_scope(Scope(retry=QUICK)), dspy.context(disable_history=True):
+            begun = time.monotonic()
+            messages = [{"role": "system", "content": "answer"}, {"role": "user", "content": "hello"}]
+            assert spri.event_loop.run_to_end(lm.acall(messages=messages)) == ["call 2"]
+    assert 0.3 <= time.monotonic() - begun < 5
+    assert len(server.requests) == 2
 
 
 @given(st.binary(max_size=2000), st.integers(1, 400), st.integers(1, 3))
