@@ -463,3 +463,62 @@ def test_rows_of_a_ray_dataset_are_known_by_their_id_column(tmp_path):
             told,
             str([str(n) for n in range(count)]),
         ]
+
+
+SMALL_STORE = """
+import asyncio, json, sys, threading, time
+from pathlib import Path
+
+import dspy
+import ray
+import spri_dspy as spri
+from spri_dspy.crew.job import Job
+from spri_dspy.ray_executor import run_on_ray
+from spri_dspy.tasks import make_example
+
+run, count, concurrency = Path(sys.argv[1]), *map(int, sys.argv[2:])
+ray.init(
+    address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 * 2**20
+)
+store = ray.cluster_resources()["object_store_memory"]
+peak = 0.0
+
+
+def watch():
+    global peak
+    while True:
+        peak = max(peak, 1 - ray.available_resources().get("object_store_memory", 0) / store)
+        time.sleep(0.05)
+
+
+def make():
+    class Reverse:
+        inputs = ("post",)
+
+        async def acall(self, post, group=None):
+            await asyncio.sleep(0.05)
+            return dspy.Prediction(response=post[::-1])
+
+    return Reverse()
+
+
+threading.Thread(target=watch, daemon=True).start()
+rows = [{"id": f"p{n}", "post": f"{n} " + "waiting " * 18_000} for n in range(count)]
+given = (make_example(row["id"], {"post": row["post"]}) for row in rows)
+with spri.RunDir.create(run, {"task": "long"}) as directory:
+    summary = run_on_ray(Job(make, directory, concurrency=concurrency), given, workers=2)
+    whole = {row["id"]: row["post"] for row in rows}
+    is_whole = [r.outputs["response"][::-1] == r.inputs["post"] == whole.pop(r.id) for r in directory.records()]
+print(json.dumps([summary.done, summary.failed, sum(is_whole), len(whole), round(peak, 2)]))
+(run / "records.jsonl").unlink()  # 200 MB
+"""
+
+
+@slow
+@needs_ray
+def test_texts_that_fill_rays_object_store_lose_no_example(tmp_path):
+    """600 rows of 144 kB, and records of twice that, in a few messages that are larger than a store of 80 MB."""
+    done = process(tmp_path / "run", 600, 1024, code=SMALL_STORE, timeout=280)
+    assert done.returncode == 0, done.stderr
+    *counts, peak = json.loads(done.stdout.splitlines()[-1])
+    assert counts == [600, 0, 600, 0] and peak > 0.7
