@@ -18,8 +18,8 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from spri_dspy.metrics.alt_test import AltTest, alt_test
-from spri_dspy.metrics.bootstrap import group_of, is_number
 from spri_dspy.metrics.ceiling import Footing, footings
+from spri_dspy.metrics.columns import ScoreColumns, group_of
 from spri_dspy.metrics.comparison import Comparison, compare, holm
 from spri_dspy.metrics.kappa import quadratic_kappa
 from spri_dspy.metrics.krippendorff import InPlace, alpha_in_place, krippendorff_alpha
@@ -330,8 +330,9 @@ def calibration(scores: Sequence[Score], settings: AgreeSettings) -> list[Bin]:
     """People's mean number by the judge's: one bin a distinct number, or ten bins of about as many rows each."""
     import numpy as np
 
-    rows = [s for s in scores if is_number(s.value) and is_number(s.label)]
-    values = np.array([s.value for s in rows], dtype=np.float64)
+    every = ScoreColumns.of(scores)
+    rows = every.take(every.has("label"))
+    values = rows.values
     distinct = np.unique(values)
     if not len(distinct):
         return []
@@ -343,7 +344,8 @@ def calibration(scores: Sequence[Score], settings: AgreeSettings) -> list[Bin]:
     bins: list[Bin] = []
     for place in np.unique(places):
         here = values[places == place]
-        people = [replace(row, value=row.label) for row, at in zip(rows, places, strict=True) if at == place]
+        part = rows.take(places == place)
+        people = part.valued(part.labels)
         estimate = replace(mean(people, **settings.drawn), name="people")
         bins.append(Bin(float(here.min()), float(here.max()), float(here.mean()), estimate))
     return bins

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from spri_dspy.metrics.rated import Item, Ratings
 
 if TYPE_CHECKING:
-    from spri_dspy.metrics.bootstrap import Floats
+    from spri_dspy.metrics.columns import Floats
 
 Alignment = Literal["accuracy", "rmse"]
 """How closeness to the remaining annotators is measured: share of equal answers, or root mean square difference."""

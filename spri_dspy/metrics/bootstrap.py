@@ -15,25 +15,16 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
+from spri_dspy.metrics.columns import Needs, ScoreColumns
 from spri_dspy.metrics.jackknife import Blocks, Interval, hall
 from spri_dspy.records import Score
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
-    Integers = NDArray[np.int64]
-
-NO_GROUP = "(no group)"
-"""The name under which examples without a group are reported."""
+    from spri_dspy.metrics.columns import Floats, Integers
 
 _CHUNK = 2_000_000  # resampled weights held at a time: 16 MB
-
-Needs = Literal["value", "label", "pair"]
-"""What a row must have to go in: a value, a value and a label, or its example and prediction."""
 
 Evaluator = Callable[["Floats"], "Floats"]
 """Maps how often each cluster was drawn (resamples x clusters) to one value a resample; nan: undefined."""
@@ -41,82 +32,56 @@ Evaluator = Callable[["Floats"], "Floats"]
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Scores as arrays of one length, sorted by group, cluster and id; built by `collect`.
+    """The scores that a statistic is of as arrays of one length, sorted by group, cluster and id; built by `collect`.
 
     Attributes:
-        scores: the rows themselves.
+        every: the scores that these were taken from.
+        rows: which of them, in order.
         values, labels: their numbers; nan where there is none and none is needed.
         clusters: each row's cluster, 0 to n_clusters - 1.
-        groups: each row's group.
         n_clusters: how many clusters there are; a part of the rows (`only`) keeps the whole's number.
         strata: cluster numbers that are resampled among themselves: one array a group. A cluster belongs
             to the first group it occurs in; clusters that are alone in their group share one stratum.
     """
 
-    scores: list[Score]
+    every: ScoreColumns
+    rows: Integers
     values: Floats
     labels: Floats
     clusters: Integers
-    groups: list[str]
     n_clusters: int
     strata: list[Integers]
 
+    @property
+    def scores(self) -> ScoreColumns:
+        """The scores themselves."""
+        return self.every.take(self.rows)
+
     def only(self, group: str) -> Columns:
         """The rows of one group; clusters keep their numbers."""
-        import numpy as np
-
-        rows = np.flatnonzero([g == group for g in self.groups])
-        scores, groups = [self.scores[row] for row in rows], [group] * len(rows)
-        values, labels, clusters = self.values[rows], self.labels[rows], self.clusters[rows]
-        return Columns(scores, values, labels, clusters, groups, self.n_clusters, self.strata)
-
-
-def is_number(value: float | None) -> bool:
-    """True for a finite number; everything else counts as missing."""
-    return value is not None and math.isfinite(value)
-
-
-def group_of(score: Score) -> str:
-    """The score's group, or NO_GROUP."""
-    return NO_GROUP if score.group is None else score.group
-
-
-def has(score: Score, needs: Needs) -> bool:
-    """Whether a score has what is needed; what is no finite number is missing."""
-    if needs == "pair":
-        return score.pair is not None
-    return is_number(score.value) and (needs == "value" or is_number(score.label))
+        here = self.every.groups[self.rows] == self.every.group_names.index(group)
+        parts = self.rows[here], self.values[here], self.labels[here], self.clusters[here]
+        return Columns(self.every, *parts, self.n_clusters, self.strata)
 
 
 def collect(scores: Sequence[Score], needs: Needs = "value") -> Columns:
     """Turn the scores that have what is needed into arrays."""
     import numpy as np
 
-    usable = [s for s in scores if has(s, needs)]
-    usable.sort(key=_order)
-    numbers: dict[tuple[str, str | int], int] = {}
-    home: list[str] = []
-    clusters: list[int] = []
-    for position, score in enumerate(usable):
-        own = ("example", position) if score.cluster is None else ("cluster", score.cluster)
-        if own not in numbers:
-            numbers[own] = len(numbers)
-            home.append(group_of(score))
-        clusters.append(numbers[own])
+    every = ScoreColumns.of(scores)
+    rows = every.order[every.has(needs)[every.order]]
+    names, places = every.clusters[rows], np.arange(len(rows))
+    shared = names >= 0
+    first = np.empty(len(every.cluster_names), dtype=np.int64)
+    first[names[shared][::-1]] = places[shared][::-1]  # of a name's rows, the first
+    begins = places.copy()
+    begins[shared] = first[names[shared]]
+    is_first = begins == places
+    clusters = (np.cumsum(is_first) - 1)[begins]
+    homes = every.groups[rows][is_first]
     return Columns(
-        usable,
-        np.array([s.value for s in usable], dtype=np.float64),
-        np.array([s.label for s in usable], dtype=np.float64),
-        np.array(clusters, dtype=np.int64),
-        [group_of(s) for s in usable],
-        len(home),
-        _strata(home),
+        *(every, rows, every.values[rows], every.labels[rows], clusters, len(homes)), _strata(homes)
     )
-
-
-def _order(score: Score) -> tuple[Any, ...]:
-    """A key that does not depend on the order in which scores come."""
-    return group_of(score), score.cluster or "", score.id, score.value or 0.0, score.label or 0.0
 
 
 def draw_counts(columns: Columns, resamples: int, rng: random.Random | None = None) -> Iterator[Floats]:
@@ -124,7 +89,7 @@ def draw_counts(columns: Columns, resamples: int, rng: random.Random | None = No
 
     Depends only on `rng` (None means `random.Random(0)`), the strata and the number of rows.
     """
-    return draw_clusters(columns.strata, resamples, rng, width=len(columns.groups))
+    return draw_clusters(columns.strata, resamples, rng, width=len(columns.rows))
 
 
 def draw_clusters(
@@ -180,13 +145,11 @@ def bootstrap_interval(
     return Interval(low, high, f"interval from {told}" if len(defined) < 0.95 * len(values) else None)
 
 
-def _strata(home: Sequence[str]) -> list[Integers]:
-    """Cluster numbers by group; clusters that are alone in their group come together, last."""
+def _strata(homes: Integers) -> list[Integers]:
+    """Cluster numbers by group, from the group of each; clusters that are alone in their group come last, together."""
     import numpy as np
 
-    members: dict[str, list[int]] = {}
-    for number, group in enumerate(home):
-        members.setdefault(group, []).append(number)
-    alone = [m[0] for m in members.values() if len(m) == 1]
-    strata = [np.array(m, dtype=np.int64) for m in members.values() if len(m) > 1]
+    members = np.split(np.arange(len(homes)), np.flatnonzero(np.diff(homes)) + 1)
+    alone = [m[0] for m in members if len(m) == 1]
+    strata = [m for m in members if len(m) > 1]
     return strata + ([np.array(alone, dtype=np.int64)] if alone else [])

@@ -14,14 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from spri_dspy.metrics.bootstrap import collect, is_number
+from spri_dspy.metrics.bootstrap import collect
+from spri_dspy.metrics.columns import is_number
 from spri_dspy.metrics.jackknife import LOPSIDED, Blocks, Interval, Scale, is_lopsided, jackknife_interval
 from spri_dspy.metrics.rated import AgreeSettings, Item, Ratings
 from spri_dspy.metrics.set_level import Statistic, share
 from spri_dspy.records import Estimate, Score
 
 if TYPE_CHECKING:
-    from spri_dspy.metrics.bootstrap import Floats
+    from spri_dspy.metrics.columns import Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def _footing(
 
     points = np.array([[e.value for e in pair] for pair in alone]).mean(axis=0)
     blocks = Blocks.of(columns[0][0].strata, settings.resamples)
-    width = len(columns[0][0].groups)
+    width = len(columns[0][0].rows)
     without = np.concatenate([both(c) for c in blocks.counts(width)], axis=1)
     values = (*points, points[0] - points[1])
     scales: tuple[Scale, ...] = (statistic.scale or "mean", statistic.scale or "mean", "gap")

@@ -21,15 +21,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from spri_dspy.metrics.bootstrap import (
-    Columns,
-    Evaluator,
-    bootstrap_interval,
-    collect,
-    group_of,
-    has,
-    is_number,
-)
+from spri_dspy.metrics.bootstrap import Columns, Evaluator, bootstrap_interval, collect
+from spri_dspy.metrics.columns import group_of, has, is_number
 from spri_dspy.metrics.jackknife import Blocks, Interval, jackknife_interval
 from spri_dspy.metrics.set_level import (
     CONSTANT,
@@ -44,7 +37,7 @@ from spri_dspy.metrics.set_level import macro as macro_mean
 from spri_dspy.records import Score
 
 if TYPE_CHECKING:
-    from spri_dspy.metrics.bootstrap import Floats, Integers
+    from spri_dspy.metrics.columns import Floats, Integers
 
 T_TEST = "paired t-test, which takes examples for independent"
 """The published test, by what it assumes: where examples share a cluster, it rejects too often."""
@@ -158,7 +151,7 @@ def _interval(
     blocks = Blocks.of(columns.strata, resamples)
     if blocks.too_few():
         return Interval(note=blocks.too_few())
-    without = np.concatenate([differences(c) for c in blocks.counts(len(columns.groups))])
+    without = np.concatenate([differences(c) for c in blocks.counts(len(columns.rows))])
     return jackknife_interval(difference, without, blocks, "difference")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from spri_dspy.metrics.set_level import Sums, by_sums, pearson_rows
 
 if TYPE_CHECKING:
-    from spri_dspy.metrics.bootstrap import Floats
+    from spri_dspy.metrics.columns import Floats
 
 
 def _combine(sums: Floats, flat: float) -> Floats:

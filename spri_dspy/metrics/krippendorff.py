@@ -12,12 +12,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from spri_dspy.metrics.bootstrap import is_number
+from spri_dspy.metrics.columns import is_number
 from spri_dspy.metrics.jackknife import LOPSIDED, Blocks, Interval, Scale, is_lopsided, jackknife_interval
 from spri_dspy.records import Estimate
 
 if TYPE_CHECKING:
-    from spri_dspy.metrics.bootstrap import Floats
+    from spri_dspy.metrics.columns import Floats
 
 Level = Literal["nominal", "ordinal", "interval"]
 """What the numbers of a rating mean: names, an order, or distances."""

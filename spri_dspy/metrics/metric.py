@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from spri_dspy.errors import BudgetSpent, PrerequisiteError, UsageError
 from spri_dspy.metrics import set_level
-from spri_dspy.metrics.bootstrap import Needs, group_of
+from spri_dspy.metrics.columns import Needs, group_of
 from spri_dspy.metrics.comparison import Comparison, compare
 from spri_dspy.metrics.judging import judge_inputs
 from spri_dspy.metrics.readers import (

@@ -12,7 +12,7 @@ from spri_dspy.metrics.bootstrap import Columns, Evaluator
 from spri_dspy.metrics.set_level import Statistic, runs
 
 if TYPE_CHECKING:
-    from spri_dspy.metrics.bootstrap import Floats
+    from spri_dspy.metrics.columns import Floats
 
 _ROWS_AT_A_TIME = 2048
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Literal
 
-from spri_dspy.metrics.bootstrap import is_number
+from spri_dspy.metrics.columns import is_number
 from spri_dspy.metrics.krippendorff import Level
 from spri_dspy.records import Score
 

@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 from spri_dspy.errors import UsageError
 from spri_dspy.lookup import lookup
-from spri_dspy.metrics.bootstrap import is_number
+from spri_dspy.metrics.columns import is_number
 
 
 class Outputs(dict[str, Any]):

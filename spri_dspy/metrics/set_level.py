@@ -24,23 +24,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from spri_dspy.metrics.bootstrap import (
-    Columns,
-    Evaluator,
-    Needs,
-    bootstrap_interval,
-    collect,
-    group_of,
-    is_number,
-)
+from spri_dspy.metrics.bootstrap import Columns, Evaluator, bootstrap_interval, collect
+from spri_dspy.metrics.columns import Needs, ScoreColumns
 from spri_dspy.metrics.jackknife import LOPSIDED, Blocks, Interval, Scale, is_lopsided, jackknife_interval
 from spri_dspy.records import Estimate, Score
 
 if TYPE_CHECKING:
-    from spri_dspy.metrics.bootstrap import Floats, Integers
+    from spri_dspy.metrics.columns import Floats, Integers
 
 CONSTANT = "constant scores"
 """The reason of a correlation that has labels to follow and follows none of them."""
+
+_ROWS_AT_A_TIME = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +43,7 @@ class Sums:
     """A statistic that follows from sums over rows, so that resampling and swapping rows is adding up.
 
     Attributes:
-        rows: values and labels -> the numbers to add up (rows x sums).
+        rows: values and labels -> the numbers to add up (rows x sums), of each row for itself.
         combine: sums (... x sums) -> the statistic; nan where it has none. The second argument stands where scores
             are constant and labels are not.
         is_standard: values and labels are standardised first, in each group and for each system.
@@ -63,9 +58,11 @@ class Sums:
         import numpy as np
 
         sides = columns.values, columns.labels
-        rows = self.rows(*(map(standardised, sides) if self.is_standard else sides))
-        table = np.zeros((columns.n_clusters, rows.shape[1]))
-        np.add.at(table, columns.clusters, rows)
+        x, y = map(standardised, sides) if self.is_standard else sides
+        table = np.zeros((columns.n_clusters, self.rows(x[:0], y[:0]).shape[1]))
+        for start in range(0, len(x), _ROWS_AT_A_TIME):
+            part = slice(start, start + _ROWS_AT_A_TIME)
+            np.add.at(table, columns.clusters[part], self.rows(x[part], y[part]))
         return table
 
 
@@ -110,9 +107,11 @@ class Statistic:
         def prepare(columns: Columns, flat: float) -> Evaluator:
             import numpy as np
 
+            scores = list(columns.scores)
+
             def once(drawn: Floats) -> float:
                 times = drawn[columns.clusters].astype(int).tolist()
-                return number([s for s, n in zip(columns.scores, times, strict=True) for _ in range(n)])
+                return number([s for s, n in zip(scores, times, strict=True) for _ in range(n)])
 
             return lambda counts: np.array([once(drawn) for drawn in counts], dtype=np.float64)
 
@@ -143,9 +142,9 @@ class Statistic:
         import numpy as np
 
         columns = collect(scores, self.needs)
-        n = len(columns.groups)
+        n = len(columns.rows)
         dropped = len(scores) - n
-        reason = _unusable(scores, columns, self)
+        reason = _unusable(columns, self)
         if reason:
             return Estimate(self.name, math.nan, n, dropped, reason=reason)
         with np.errstate(all="ignore"):  # an overflow is not finite, and reported below
@@ -169,10 +168,8 @@ def by_group(
 ) -> dict[str, Estimate]:
     """Apply a statistic to every group apart; keys in alphabetical order, arguments as for a Statistic."""
     rng = rng or random.Random(0)
-    members: dict[str, list[Score]] = {}
-    for score in scores:
-        members.setdefault(group_of(score), []).append(score)
-    return {g: statistic(members[g], ci=ci, resamples=resamples, rng=rng) for g in sorted(members)}
+    parts = ScoreColumns.of(scores).by_group()
+    return {g: statistic(part, ci=ci, resamples=resamples, rng=rng) for g, part in parts}
 
 
 def macro(
@@ -189,7 +186,7 @@ def macro(
     examples count as dropped. If no group has a value, the mean has none either. Arguments as for a
     Statistic.
     """
-    name = f"macro {statistic.name}"
+    name, scores = f"macro {statistic.name}", ScoreColumns.of(scores)
     groups = by_group(statistic, scores, ci=False)
     flat = [g for g, e in groups.items() if e.reason == CONSTANT]
     values = {g: e.value for g, e in groups.items() if not math.isnan(e.value)} | dict.fromkeys(flat, 0.0)
@@ -206,7 +203,7 @@ def macro(
     n = sum(groups[g].n for g in values)
     interval = Interval()
     if ci:
-        columns = collect([s for s in scores if group_of(s) in values], statistic.needs)
+        columns = collect(scores.of_groups(values), statistic.needs)
         evaluate = mean_over_groups(statistic, columns, sorted(values))
         interval = interval_of(statistic, value, columns, evaluate, resamples, rng)
     reason = "; ".join([*notes, *([interval.note] if interval.note else [])]) or None
@@ -231,7 +228,7 @@ def interval_of(
     blocks = Blocks.of(columns.strata, resamples)
     if blocks.too_few():
         return Interval(note=blocks.too_few())
-    without = np.concatenate([evaluate(c) for c in blocks.counts(len(columns.groups))])
+    without = np.concatenate([evaluate(c) for c in blocks.counts(len(columns.rows))])
     return jackknife_interval(value, without, blocks, statistic.scale)
 
 
@@ -262,18 +259,19 @@ def mean_of_groups(values: Floats) -> Floats:
         return np.where(defined, values, 0.0).sum(axis=-1) / defined.sum(axis=-1)
 
 
-def _unusable(scores: Sequence[Score], columns: Columns, statistic: Statistic) -> str | None:
+def _unusable(columns: Columns, statistic: Statistic) -> str | None:
     """Why these scores cannot have a value, or None if nothing speaks against one."""
-    n = len(columns.groups)
+    import numpy as np
+
+    n, every = len(columns.rows), columns.every
     if not n:
-        if not scores:
+        if not len(every):
             return "no examples"
-        if statistic.needs == "label" and not any(is_number(s.label) for s in scores):
+        if statistic.needs == "label" and not np.isfinite(every.labels).any():
             return "no labels"
         if statistic.needs == "pair":
             return "no predictions"
-        has_value = any(is_number(s.value) for s in scores)
-        return "no example has both a score and a label" if has_value else "no scores"
+        return "no example has both a score and a label" if every.has("value").any() else "no scores"
     if not statistic.is_correlation:
         return None
     if n < 3:

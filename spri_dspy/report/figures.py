@@ -10,12 +10,14 @@ correlation with labels. It knows run directories, records and metrics; it does 
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from spri_dspy.errors import DataError, UnknownNameError, UsageError
+from spri_dspy.metrics.columns import ScoreColumns
 from spri_dspy.metrics.set_level import by_group, macro, mean, pearson, share
 from spri_dspy.records import Estimate, Record, Score
 from spri_dspy.runs import RunDir
@@ -46,7 +48,7 @@ def scores_of(run: RunDir | str | Path, criterion: str | None = None) -> list[Sc
     name = known[0] if criterion is None else criterion
     if name not in known:
         raise UnknownNameError("criterion", name, known)
-    return _read_numbers(directory, [name])[name].scores
+    return list(_read_numbers(directory, [name])[name].scores)
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class Numbers:
         gaps: (reversed less given) order of the scale's descriptions, of a judge that swapped them.
     """
 
-    scores: list[Score] = field(default_factory=list)
-    gaps: list[Score] = field(default_factory=list)
+    scores: ScoreColumns
+    gaps: ScoreColumns
 
 
 def numbers_of(run: RunDir) -> dict[str, Numbers]:
@@ -72,21 +74,29 @@ def numbers_of(run: RunDir) -> dict[str, Numbers]:
 
 
 def _read_numbers(run: RunDir, criteria: Sequence[str]) -> dict[str, Numbers]:
+    import numpy as np
+
     judged = is_judged(run)
     read = _judged if judged else _rubric_score
-    found = {name: Numbers() for name in criteria}
-    groups: dict[str | None, str | None] = {}  # one text for all examples of a group
-    for record in run.records():
-        group, label = groups.setdefault(record.group, record.group), _number(record.labels.get(LABEL))
-        label = None if label == -1 else label
-        was_asked, details = _was_asked(record, judged), record.outputs.get("details", {})
-        for name, numbers in found.items():
-            if was_asked:
-                value = _number(read(record, name))
-                numbers.scores.append(Score(record.id, value, label, group, record.cluster))
-            if "gap" in (detail := details.get(name, {})):
-                gap = _number(detail["gap"])
-                numbers.gaps.append(Score(record.id, gap, None, group, record.cluster))
+    values, gaps, gap_rows = ({name: array(kind) for name in criteria} for kind in ("d", "d", "q"))
+
+    def asked() -> Iterator[Score]:
+        records = (record for record in run.records() if _was_asked(record, judged))
+        for row, record in enumerate(records):
+            details = record.outputs.get("details", {})
+            for name in criteria:
+                values[name].append(_or_nan(read(record, name)))
+                if "gap" in (detail := details.get(name, {})):
+                    gap_rows[name].append(row)
+                    gaps[name].append(_or_nan(detail["gap"]))
+            label = _number(record.labels.get(LABEL))
+            yield Score(record.id, None, None if label == -1 else label, record.group, record.cluster)
+
+    every = ScoreColumns.packed(asked())
+    found: dict[str, Numbers] = {}
+    for name in criteria:
+        turned = every.take(np.frombuffer(gap_rows[name], np.int64)).valued(np.frombuffer(gaps[name]))
+        found[name] = Numbers(every.valued(np.frombuffer(values[name])), turned)
     return found
 
 
@@ -128,6 +138,11 @@ def _rubric_score(record: Record, criterion: str) -> Any:
 
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _or_nan(value: Any) -> float:
+    number = _number(value)
+    return math.nan if number is None else number
 
 
 @dataclass(frozen=True)
@@ -183,7 +198,7 @@ def _finding(run: RunDir, criterion: str, numbers: Numbers) -> Finding:
     scores, gaps = numbers.scores, numbers.gaps
     kinds: Any = run.manifest.get("criteria")
     statistic = share if isinstance(kinds, Mapping) and kinds.get(criterion) == "share" else mean
-    has_groups = len({score.group for score in scores}) > 1
+    has_groups = len(scores.group_names) > 1
     agreement = [pearson(scores)]
     if has_groups and agreement[0].reason != "no labels":
         agreement.append(macro(pearson, scores))

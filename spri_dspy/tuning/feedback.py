@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from spri_dspy.metrics.bootstrap import group_of
+from spri_dspy.metrics.columns import group_of
 
 if TYPE_CHECKING:
     from spri_dspy.metrics import Metric

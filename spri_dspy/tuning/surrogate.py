@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from statistics import fmean, median, pstdev
 from typing import TYPE_CHECKING
 
-from spri_dspy.metrics.bootstrap import group_of, is_number
+from spri_dspy.metrics.columns import group_of, is_number
 
 if TYPE_CHECKING:
     from spri_dspy.metrics import Metric

@@ -10,7 +10,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from spri_dspy.metrics.bootstrap import NO_GROUP, bootstrap_interval, collect, draw_counts
+from spri_dspy.metrics.bootstrap import bootstrap_interval, collect, draw_counts
+from spri_dspy.metrics.columns import NO_GROUP
 from spri_dspy.metrics.jackknife import wilson
 from spri_dspy.metrics.ranks import kendall, spearman
 from spri_dspy.metrics.set_level import (

@@ -9,6 +9,7 @@ people; tuned: a tuning run; plots: SVG; texts: what is never shown; page: HTML.
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,13 +225,14 @@ def _examples(subject: Subject, ids: set[str], store: Store, whole: bool) -> lis
 
 def _chosen(summaries: Sequence[Summary], listed: Sequence[str], most: int | None) -> set[str]:
     """The ids of the examples that a page holds: those that it lists, then others at random, shared ones first."""
-    everyone = list(dict.fromkeys(name for summary in summaries for name in summary.ids))
+    ids = [summary.ids for summary in summaries]
+    everyone = ids[0] if len(ids) == 1 else list(dict.fromkeys(name for each in ids for name in each))
     if most is None or len(everyone) <= most:
-        return set(everyone)
+        return set(map(str, everyone))
     chosen = set(listed[:most])
-    rest = [name for name in everyone if name not in chosen]
+    rest = array("q", (place for place, name in enumerate(everyone) if name not in chosen))
     random.Random(0).shuffle(rest)
     if len(summaries) > 1:
-        known = [set(summary.ids) for summary in summaries]
-        rest.sort(key=lambda name: -sum(name in ids for ids in known))
-    return chosen | set(rest[: most - len(chosen)])
+        known = [set(each) for each in ids]
+        rest = sorted(rest, key=lambda place: -sum(everyone[place] in each for each in known))
+    return chosen | {str(everyone[place]) for place in rest[: most - len(chosen)]}

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import math
+import heapq
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spri_dspy.metrics.agreement import calibration
-from spri_dspy.metrics.bootstrap import is_number
+from spri_dspy.metrics.columns import ScoreColumns
 from spri_dspy.metrics.ranks import spearman
 from spri_dspy.metrics.rated import AgreeSettings
 from spri_dspy.metrics.set_level import by_group, macro, mae, mean, pearson
@@ -20,6 +20,9 @@ from spri_dspy.report.figures import Numbers, is_scored_offline
 from spri_dspy.report.html.subject import estimate_row, judge_name
 from spri_dspy.report.html.texts import Cleaner
 from spri_dspy.runs import RunDir
+
+if TYPE_CHECKING:
+    from spri_dspy.metrics.columns import Floats
 
 _MOST = 10
 """Examples that are listed where judge and people differ most."""
@@ -51,12 +54,13 @@ def agreement_of(
         cleaner: makes ids and groups fit to be shown.
     """
     clean = cleaner or Cleaner()
-    pairs = [(s, float(s.value or 0), float(s.label or 0)) for s in scores if _is_pair(s)]
-    if not pairs:
+    scores = ScoreColumns.of(scores)
+    pairs = scores.take(scores.has("label"))
+    if not len(pairs):
         return None
-    values, labels = [value for _, value, _ in pairs], [label for _, _, label in pairs]
-    same_scale = abs(min(values) - min(labels)) <= 1 and abs(max(values) - max(labels)) <= 1
-    points = Counter((value, label) for _, value, label in pairs)
+    values, labels = pairs.values, pairs.labels
+    same_scale = bool(abs(values.min() - labels.min()) <= 1 and abs(values.max() - labels.max()) <= 1)
+    points = Counter(zip(map(float, values), map(float, labels), strict=True))
     return {
         "title": title,
         "n": len(pairs),
@@ -70,26 +74,21 @@ def agreement_of(
     }
 
 
-def _is_pair(score: Score) -> bool:
-    return is_number(score.value) and is_number(score.label)
+def _figures(scores: ScoreColumns, same_scale: bool, clean: Cleaner) -> list[dict[str, Any]]:
+    import numpy as np
 
-
-def _figures(scores: Sequence[Score], same_scale: bool, clean: Cleaner) -> list[dict[str, Any]]:
     rows = [estimate_row(pearson(scores), "Pearson's r", "all")]
-    if len({score.group for score in scores}) > 1:
+    if len(scores.group_names) > 1:
         groups = by_group(pearson, scores).items()
         rows += [estimate_row(e, "Pearson's r", clean.text(name)) for name, e in groups]
         rows.append(estimate_row(macro(pearson, scores), "Pearson's r", "mean of groups"))
     rows.append(estimate_row(spearman(scores), "Spearman's rho", "all"))
     if same_scale:
         rows.append(estimate_row(mae(scores), "mean absolute error", "all"))
-        gap = [Score(s.id, _gap(s), None, s.group, s.cluster) for s in scores]
+        with np.errstate(all="ignore"):  # what is not finite is missing, which is what is meant
+            gap = scores.valued(scores.values - scores.labels)
         rows.append(estimate_row(mean(gap), "mean of judge less people", "all"))
     return rows
-
-
-def _gap(score: Score) -> float | None:
-    return float(score.value or 0) - float(score.label or 0) if _is_pair(score) else None
 
 
 def _confusion(points: Counter[tuple[float, float]]) -> dict[str, Any] | None:
@@ -113,36 +112,32 @@ def _calibration(scores: Sequence[Score]) -> list[dict[str, Any]]:
     ]
 
 
-def _most_different(
-    pairs: Sequence[tuple[Score, float, float]], same_scale: bool, clean: Cleaner
-) -> list[dict[str, Any]]:
-    values = [value for _, value, _ in pairs]
-    labels = [label for _, _, label in pairs]
-    gaps = (
-        [value - label for _, value, label in pairs]
-        if same_scale
-        else [a - b for a, b in zip(_places(values), _places(labels), strict=True)]
-    )
-    rows = [
+def _most_different(pairs: ScoreColumns, same_scale: bool, clean: Cleaner) -> list[dict[str, Any]]:
+    import numpy as np
+
+    sides = pairs.values, pairs.labels
+    judge, people = sides if same_scale else map(_places, sides)
+    with np.errstate(all="ignore"):  # an overflow is not listed
+        gaps = judge - people
+    differ = np.flatnonzero((gaps != 0) & np.isfinite(gaps))
+    most = heapq.nsmallest(_MOST, differ, key=lambda row: (-abs(gaps[row]), str(pairs.ids[row])))
+    return [
         {
             "id": score.id,
             "shown": clean.text(score.id),
             "group": clean.text(score.group or ""),
-            "judge": value,
-            "people": label,
-            "gap": gap,
+            "judge": float(pairs.values[row]),
+            "people": float(pairs.labels[row]),
+            "gap": float(gaps[row]),
         }
-        for (score, value, label), gap in zip(pairs, gaps, strict=True)
-        if gap and math.isfinite(gap)
+        for row, score in ((row, pairs[int(row)]) for row in most)
     ]
-    return sorted(rows, key=lambda row: (-abs(row["gap"]), row["id"]))[:_MOST]
 
 
-def _places(numbers: Sequence[float]) -> list[float]:
+def _places(numbers: Floats) -> Floats:
     """Where each number stands among all, from 0 to 1; equal numbers share their middle."""
-    count = Counter(numbers)
-    below, places = 0, dict[float, float]()
-    for number in sorted(count):
-        places[number] = (below + (count[number] - 1) / 2) / max(1, len(numbers) - 1)
-        below += count[number]
-    return [places[number] for number in numbers]
+    import numpy as np
+
+    _, index, count = np.unique(numbers, return_inverse=True, return_counts=True)
+    below = np.cumsum(count) - count
+    return ((below + (count - 1) / 2) / max(1, len(numbers) - 1))[index]

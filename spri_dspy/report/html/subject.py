@@ -5,15 +5,16 @@ It knows run directories, totals and figures; it knows no page.
 
 from __future__ import annotations
 
-import statistics
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spri_dspy.errors import DataError, SpriError, UsageError
 from spri_dspy.export.card import Tally, public_lms, seeds_of, without_path
+from spri_dspy.metrics.columns import Texts
 from spri_dspy.progress import Totals, dollars, flagged
 from spri_dspy.records import Estimate, Record
 from spri_dspy.report.figures import (
@@ -28,6 +29,9 @@ from spri_dspy.report.figures import (
 from spri_dspy.report.html.texts import LONGEST, Cleaner
 from spri_dspy.report.tuning import KIND
 from spri_dspy.runs import MANIFEST, RunDir
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 JUDGED = "judged"
 """The folder of a run in which its judged runs lie."""
@@ -151,28 +155,28 @@ class Summary:
     errors: dict[str, int] = field(default_factory=dict)
     flags: dict[str, int] = field(default_factory=dict)
     groups: dict[str, int] = field(default_factory=dict)
-    ids: list[str] = field(default_factory=list)
+    ids: Sequence[str] | NDArray[Any] = ()
 
 
 def summarise(subject: Subject) -> Summary:
     """Read a run once, from its first record to its last."""
     run, tally = subject.run, Tally()
     totals = Totals(_prices(run))
-    seconds: list[float] = []
+    seconds = array("d")
     candidates: dict[str, Counter[int]] = {}
     groups: Counter[str] = Counter()
-    ids: list[str] = []
+    ids = Texts()
     for record in run.records():
         totals.add(record)
         tally.add(record, None)
         seconds.append(float(record.seconds))
-        ids.append(record.id)
+        ids.add(record.id)
         groups[record.group or ""] += 1
         for stage, number in _candidates(record).items():
             candidates.setdefault(stage, Counter())[number] += 1
     cleaner = subject.cleaner(False)
     summary = Summary(_facts(subject, tally, cleaner), _notes(subject, cleaner), is_answered_offline(run))
-    summary.done, summary.failed, summary.ids = tally.ok, tally.failed, ids
+    summary.done, summary.failed, summary.ids = tally.ok, tally.failed, ids.array()
     summary.stops = {cleaner.text(stage): dict(ends) for stage, ends in tally.stops.items()}
     summary.candidates = {cleaner.text(s): dict(sorted(c.items())) for s, c in candidates.items()}
     summary.errors = {cleaner.message(name): n for name, n in tally.errors.most_common()}
@@ -265,6 +269,8 @@ def _notes(subject: Subject, cleaner: Cleaner) -> list[str]:
 def _cost(
     totals: Totals, tally: Tally, seconds: Sequence[float], cleaner: Cleaner
 ) -> Iterator[tuple[str, str]]:
+    import numpy as np
+
     used = totals.usage
     for role, usage in tally.usage.items():
         cached = f", {usage.cached:,} from the cache" if usage.cached else ""
@@ -273,7 +279,7 @@ def _cost(
     yield "tokens out", f"{used.output_tokens:,}"
     yield "dollars", "no known price" if totals.usd is None else dollars(totals.usd)
     if seconds:
-        yield "time an example", f"median {statistics.median(seconds):.1f} s, longest {max(seconds):.1f} s"
+        yield "time an example", f"median {np.median(seconds):.1f} s, longest {max(seconds):.1f} s"
 
 
 def scored_rows(run: RunDir, numbers: Mapping[str, Numbers], cleaner: Cleaner) -> dict[str, Any]:

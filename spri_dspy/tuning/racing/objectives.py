@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from spri_dspy.metrics.bootstrap import NO_GROUP, is_number
+from spri_dspy.metrics.columns import NO_GROUP, is_number
 from spri_dspy.metrics.set_level import (
     correlation,
     has_spread,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import random
 
     from spri_dspy.metrics import Metric
-    from spri_dspy.metrics.bootstrap import Floats, Integers
+    from spri_dspy.metrics.columns import Floats, Integers
 
 _MOST_STRATA = 12  # a group's labels beyond this number are binned
 _SPREAD_FLOOR = 0.25  # a row at the mean label still moves r, through the variance of the scores

@@ -20,7 +20,7 @@ from statistics import fmean
 from typing import Any
 
 from spri_dspy.errors import BudgetSpent, UsageError
-from spri_dspy.metrics.bootstrap import is_number
+from spri_dspy.metrics.columns import is_number
 from spri_dspy.metrics.set_level import pearson
 from spri_dspy.records import Estimate, Score
 from spri_dspy.tuning.racing.race import MacroPearson, Objective, Race, RaceResult, Row

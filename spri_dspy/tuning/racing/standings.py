@@ -15,13 +15,13 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from spri_dspy.metrics.bootstrap import is_number
+from spri_dspy.metrics.columns import is_number
 from spri_dspy.metrics.comparison import Comparison, permutation_p
 from spri_dspy.metrics.jackknife import Blocks, jackknife_interval
 from spri_dspy.tuning.racing.objectives import Measure, Objective, Plan
 
 if TYPE_CHECKING:
-    from spri_dspy.metrics.bootstrap import Floats, Integers
+    from spri_dspy.metrics.columns import Floats, Integers
 
 _VARIANCE_ROWS = 4.0  # a stratum's variance is pulled to the overall one with this many rows' weight
 _SCALE_ROWS = 10.0  # and the overall one to the objective's scale: a few tied scores prove nothing
