@@ -184,6 +184,7 @@ class _Share:
         self._share, self._root = share, Path("/sys/fs/cgroup")
         self._is_first = (self._root / "cpu").is_dir()
         self._held: dict[int, Path] = {}
+        self.pause = 0.1 if share < 1 else 1.0  # seconds within which a process that is started is limited
 
     def hold(self, processes: Iterable[psutil.Process]) -> None:
         """Limit processes that are not limited yet."""
@@ -214,7 +215,7 @@ _PERIOD = 10_000
 
 
 class _Peak:
-    """The most memory that this process and those it started had together, looked at ten times a second.
+    """The most memory that this process and those it started had together, looked at once in a while.
 
     Args:
         share: what each of these processes may use of a core.
@@ -235,7 +236,7 @@ class _Peak:
                 with suppress(psutil.Error):
                     found += process.memory_info().rss
             self.mb = max(self.mb, found / 2**20)
-            time.sleep(0.1)
+            time.sleep(self._share.pause)  # a look takes some milliseconds of CPU time
 
 
 def run_alone(argv: list[str]) -> int:
