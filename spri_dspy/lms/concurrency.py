@@ -26,8 +26,9 @@ from spri_dspy.lms.spec import CALL
 
 logger = logging.getLogger(__name__)
 
-FIRST_WINDOW = 16
-"""Calls in flight at the start, if the limit allows; doubled every round trip until the first refusal."""
+FIRST_WINDOW, FIRST_PART = 16, 4
+"""Calls in flight at the start, if the limit allows, or that part of the limit if it is more; doubled every round trip
+until the first refusal."""
 
 LONGEST_PAUSE = 60.0
 """Cap in seconds on how long a server's Retry-After can hold an LM's calls back."""
@@ -89,7 +90,7 @@ class Window:
 
     def __init__(self, most: int, lease: int | None = None) -> None:
         self.most, self.lease = most, lease
-        self.limit = float(min(FIRST_WINDOW, most))
+        self.limit = float(min(most, max(FIRST_WINDOW, most // FIRST_PART)))
         self.in_flight = 0
         self._threshold = float(most)
         self._paused_until = 0.0

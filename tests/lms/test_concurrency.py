@@ -56,7 +56,7 @@ async def hold(window, count):
 
 def test_window_doubles_every_round_trip_up_to_the_limit():
     async def traffic():
-        window, begun = Window(100), {}
+        window, begun = Window(60), {}
 
         async def call():
             await window.enter()
@@ -68,11 +68,11 @@ def test_window_doubles_every_round_trip_up_to_the_limit():
         await asyncio.gather(*(call() for _ in range(400)))
         return list(begun.values())
 
-    assert quickly(traffic())[:4] == [FIRST_WINDOW, 2 * FIRST_WINDOW, 4 * FIRST_WINDOW, 100]
+    assert quickly(traffic())[:4] == [FIRST_WINDOW, 2 * FIRST_WINDOW, 60, 60]
 
 
-def test_window_never_starts_above_the_limit():
-    assert [Window(most).limit for most in (1, 5, 16, 64)] == [1, 5, 16, 16]
+def test_window_starts_with_a_part_of_the_limit_and_never_above_it():
+    assert [Window(most).limit for most in (1, 5, 16, 64, 256)] == [1, 5, 16, 16, 64]
 
 
 def test_refusals_of_one_round_trip_halve_the_window_once():
