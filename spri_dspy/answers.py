@@ -343,6 +343,9 @@ def _rating(found: Mapping[str, Any], name: str, scale: tuple[int, int]) -> int 
     if stated is None or stated == "":
         return next((s for v in found.values() if (s := read_score(_as_text(v), *scale))), None)
     text = _as_text(stated)
+    if text.isascii() and text.isdigit() and len(text) < 10:  # a number alone, as nearly always
+        score = int(text)
+        return score if scale[0] <= score <= scale[1] else None
     return read_score(f"Score: {text}" if text.lstrip(" *_`([\"'")[:1].isdigit() else text, *scale)
 
 

@@ -19,6 +19,7 @@ TAG = re.compile(
 )
 _BLOCK_MARKS = ("```", "~~~", ">", "<<<")
 _INLINE_MARKS = ("`", "~~~", '"', "“", "„", "«", "‹", "「", "'", "‘")
+_MARK = re.compile("[`~><\"“„«‹「'‘]")  # what every one of these begins with
 _PAIRS = ('""', "“”", "«»", "``", "''", "‘’")
 _FENCE_LINE = re.compile(r"^[ \t]{0,8}(?:`{3}|~{3})", re.MULTILINE)
 _WHOLE_FENCE = re.compile(r"(?:`{3}|~{3})[^\n]{0,40}\n(?P<inside>.*)\n[ \t]{0,8}(?:`{3}|~{3})", re.DOTALL)
@@ -63,7 +64,7 @@ def own_words(text: str) -> str:
     What is never closed quotes to the end of the text, of its paragraph or of its line. A text that is quoted as a
     whole is its author's own.
     """
-    return without_quotes(own_blocks(unwrapped(text)))[1]
+    return without_quotes(own_blocks(unwrapped(text)))[1] if _MARK.search(text) else text
 
 
 def own_blocks(text: str, *, at_ends_too: bool = False) -> str:
