@@ -301,6 +301,7 @@ def test_every_optimizer_has_a_forecast(folder, name):
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_recipes_on_the_shelf_run_offline(folder, name):
     plan = command.plan(recipe.read(SHELF / f"{name}.toml"))

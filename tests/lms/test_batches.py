@@ -71,6 +71,7 @@ def test_records_and_requests_are_those_of_live_calls(tmp_path, dialect):
     assert left == {"json"}, "requests and results go when all answers are in the cache"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_whatever_goes_wrong_records_are_those_of_live_calls_and_nothing_is_paid_twice(tmp_path, dialect):
     rates = {"error_rate": 0.06, "miss_rate": 0.04, "late_rate": 0.04, "double_rate": 0.2}
@@ -105,6 +106,7 @@ def test_unreadable_answers_get_further_samples_in_batches_and_are_asked_anew_la
     assert [row.error.partition(":")[0] for row in kept] == ["UnreadableAnswer"] * 2
 
 
+@pytest.mark.slow
 def test_file_is_full_at_its_limit_and_several_are_in_flight(tmp_path):
     with batch_server(seconds=0.5) as server:
         began = time.monotonic()
@@ -204,6 +206,7 @@ def test_line_that_is_too_long_is_passed_over(tmp_path, monkeypatch):
         assert server.stats["live"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_by_address", [False, True])
 def test_run_begun_in_batches_is_finished_live(tmp_path, is_by_address):
     """What waits in a batch is waited for, all else is asked live."""

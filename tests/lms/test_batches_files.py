@@ -50,6 +50,7 @@ def test_anthropic_has_no_files(tmp_path):
         assert all(batch.deleted for batch in batches_of(tmp_path / "run"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["put 4", "settle 1", "settled 1"])
 def test_files_outlive_a_kill_before_they_are_deleted_and_the_next_start_deletes_them(tmp_path, stage):
     """Killed with answers that are not stored, with all stored, and with that on disk."""
@@ -64,6 +65,7 @@ def test_files_outlive_a_kill_before_they_are_deleted_and_the_next_start_deletes
         assert stats["paid"] == stats["distinct"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goes_on", ["openai", "live"])
 def test_last_batch_is_cleared_by_a_start_that_makes_no_call(tmp_path, goes_on):
     with batch_server(seconds=0.0) as server:
@@ -78,6 +80,7 @@ def test_last_batch_is_cleared_by_a_start_that_makes_no_call(tmp_path, goes_on):
         assert (after["files"], after["paid"], after["uploads"]) == (0, before["paid"], before["uploads"])
 
 
+@pytest.mark.slow
 def test_killed_between_two_deletions_the_next_start_deletes_the_rest(tmp_path):
     with batch_server(seconds=0.0) as server:
         run = tmp_path / "run"
@@ -105,6 +108,7 @@ def test_refusal_to_delete_is_said_and_stops_nothing(tmp_path):
         assert not any(batch.deleted for batch in batches_of(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_files_of_a_batch_that_a_run_did_not_create_are_left_alone(tmp_path):
     """The directory names somebody else's batch as its own, done with."""
     with batch_server(seconds=0.0) as server:

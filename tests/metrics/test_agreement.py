@@ -262,6 +262,7 @@ def test_result_does_not_depend_on_the_order_of_rows():
     assert agreement([turned], settings=QUICK).to_json() == agreement([ratings], settings=QUICK).to_json()
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_of_a_simulated_world():
     # The truth of each figure from very many rows; 95 % intervals of 160 rows in 40 clusters.
     truth = footings(make_world(40_000), [pearson, quadratic_kappa], AgreeSettings(resamples=1))

@@ -1,6 +1,7 @@
 """Splits: nothing alike on two sides, every group everywhere, and the same splits every time."""
 
 import random
+import string
 from collections import Counter
 
 import dspy
@@ -10,24 +11,12 @@ from spri_dspy.errors import LeakError, UsageError
 from spri_dspy.tasks import make_example
 from spri_dspy.tuning.splits import make_splits, split_examples
 
-WORDS = (
-    "river",
-    "stone",
-    "cloud",
-    "ladder",
-    "copper",
-    "window",
-    "garden",
-    "engine",
-    "paper",
-    "silver",
-    "forest",
-)
 NAMES = ["post", "aim"]
 
 
 def sentence(seed, n=30):
-    return " ".join(random.Random(seed).choices(WORDS, k=n))
+    rng = random.Random(seed)
+    return " ".join("".join(rng.choices(string.ascii_lowercase, k=6)) for _ in range(n))
 
 
 def rows(n, *, groups=2, per_cluster=1, first=0):

@@ -207,8 +207,9 @@ def test_agreement_has_plots_and_opens_what_differs(opened, tmp_path):
     assert page.locator("#example-title").inner_text().startswith("q3")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("width", [390, 1280])
 def test_page_fits_and_has_no_serious_accessibility_findings(opened, runs, width, scheme):
     axe = pytest.importorskip("axe_playwright_python", reason="axe is not installed: make test-browser")
     script = (Path(axe.__file__).parent / "axe.min.js").read_text("utf-8")
