@@ -154,7 +154,12 @@ def read_answer(
             text = answer.strip()
             bare = _without_headers(text)
             has_text = _has_content(shape, bare)
-        found = _found_anywhere(shape, answer, text, json_first=json_first)
+            found = {} if json_first else _sections(shape, text)
+        in_json = own_blocks(answer) if shape.is_verdict else answer
+        if json_first:
+            found = _json_fields(shape, in_json) or _sections(shape, text)
+        else:
+            found = found or _json_fields(shape, in_json, whole=True)
         if not found and has_text and shape.is_verdict:
             return _verdict_from_text(signature, text)
         found = found or _unframed(shape, text, is_json=json_first)
@@ -174,13 +179,6 @@ def read_answer(
                 adapter, signature, completion, f"the answer has no text for the field {name!r}"
             )
     return values
-
-
-def _found_anywhere(shape: Shape, answer: str, text: str, *, json_first: bool) -> dict[str, Any]:
-    """Outputs in sections or in JSON, {} if there are none. `text`: what of the answer may hold sections."""
-    in_json = own_blocks(answer) if shape.is_verdict else answer
-    found = _json_fields(shape, in_json) if json_first else {}
-    return found or _sections(shape, text) or _json_fields(shape, in_json, whole=not json_first)
 
 
 def _split(shape: Shape, text: str) -> Iterator[_Section]:

@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 from spri_dspy import cli
 
+KEYLESS = "openai/gpt-4o-mini needs a key: set OPENAI_API_KEY in the environment"
 MAIN = "from spri_dspy.cli import main; main()"
 
 

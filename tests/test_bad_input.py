@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.command import MAIN, assert_refused, files, process, spri, write
+from tests.command import KEYLESS, MAIN, assert_refused, files, process, spri, write
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,6 @@ def test_bad_data_is_refused_with_its_place_and_nothing_is_written(tmp_path, con
     assert files(tmp_path) == before and not (tmp_path / "new").exists()
 
 
-KEYLESS = "openai/gpt-4o-mini needs a key: set OPENAI_API_KEY in the environment"
 BAD_COMMANDS = [
     ("run reappraisal --workers 0", 2, "--workers must be at least 1, not 0"),
     ("run reappraisal --deadline 0", 2, "--deadline must be above 0 seconds, not 0"),

@@ -17,7 +17,6 @@ from tests.command import MAIN, assert_refused, files, process, spri, write
 from tests.servers.openai_mock import MockConfig
 
 POST = "My sister has not answered my letters since March."
-KEYLESS = "openai/gpt-4o-mini needs a key: set OPENAI_API_KEY in the environment"
 
 
 @pytest.fixture(autouse=True)
@@ -225,6 +224,14 @@ def test_long_run_shows_its_first_rows_and_the_count_of_the_others(tmp_path, sta
     lines = out.splitlines()
     assert sum(line.startswith("p") for line in lines) == 20
     assert "... and 3 more" in lines and lines[-1].startswith("23 done, 0 failed")
+
+
+def test_long_runs_without_a_terminal_say_how_far_they_are(monkeypatch):
+    monkeypatch.setattr(progress, "SAY_EVERY_SECONDS", 0.0)
+    _, _, err = spri("run", "reappraisal", "--limit", 3, "--run", "r")
+    told = [line for line in err.splitlines() if " of 3 examples" in line]
+    assert [line.partition(";")[0] for line in told] == [f"spri: {n} of 3 examples" for n in (1, 2, 3)]
+    assert re.search(r"; \d+ calls \([\d.]+/s\), [\d,.k]+ tokens, \$0.00$", told[2])
 
 
 def test_dry_run_prints_calls_and_writes_nothing(tmp_path, start_mock):
@@ -487,69 +494,6 @@ def test_full_stdout_is_one_line(command):
     assert done.returncode == 3
     assert done.stderr.decode().splitlines()[-1] == said
     assert b"Traceback" not in done.stderr and done.stderr.count(b"\n") == 1 + (command == ["doctor"])
-
-
-# The doctor
-
-
-def test_doctor_works_with_nothing_set_up():
-    code, out, err = spri("doctor")
-    lines = dict(line.split(": ", 1) for line in out.splitlines())
-    assert (code, err) == (0, "")
-    assert lines["keys set"] == "none" and "OPENAI_API_KEY" in lines["keys not set"]
-    assert lines["python"].startswith("3.") and lines["dspy"].startswith("3.")
-    assert lines["base LM offline"].startswith("answers: ")
-
-
-def test_doctor_calls_the_lms_named_and_shows_names_of_keys_and_no_values(start_mock, monkeypatch):
-    monkeypatch.setenv("HOSTED_VLLM_API_KEY", "sk-secret")
-    good, bad = start_mock(MockConfig(api_key="sk-secret")), start_mock(MockConfig(api_key="another"))
-    lms = [
-        f"--lm={role}=hosted_vllm/mock?api_base={mock.base_url}"
-        for role, mock in (("base", good), ("critic", bad))
-    ]
-    code, out, err = spri("doctor", *lms)
-    assert code == 3
-    assert "keys set: HOSTED_VLLM_API_KEY\n" in out
-    assert f"base LM hosted_vllm/mock?api_base={good.base_url}: answers: " in out
-    assert f"critic LM hosted_vllm/mock?api_base={bad.base_url}: DOES NOT ANSWER: LMAuthError: " in out
-    assert "sk-secret" not in out + err
-    assert (good.stats.received, bad.stats.received) == (1, 1)
-    code, out, err = spri("doctor", "--json", *lms)
-    found = json.loads(out)
-    assert (code, found["lms"]["base"]["ok"], found["lms"]["critic"]["ok"]) == (3, True, False)
-    assert found["keys_set"] == ["HOSTED_VLLM_API_KEY"] and "sk-secret" not in out + err
-
-
-def test_doctor_asks_each_of_several_addresses(start_mock):
-    good, bad = start_mock(), start_mock(MockConfig(models=("another",)))
-    code, out, _ = spri("doctor", f"--lm=base=hosted_vllm/mock?api_base={good.base_url}, {bad.base_url}")
-    assert code == 3
-    assert f"base 1 LM hosted_vllm/mock?api_base={good.base_url}: answers: " in out
-    assert f"base 2 LM hosted_vllm/mock?api_base={bad.base_url}: DOES NOT ANSWER: " in out
-
-
-def test_long_runs_without_a_terminal_say_how_far_they_are(monkeypatch):
-    monkeypatch.setattr(progress, "SAY_EVERY_SECONDS", 0.0)
-    _, _, err = spri("run", "reappraisal", "--limit", 3, "--run", "r")
-    told = [line for line in err.splitlines() if " of 3 examples" in line]
-    assert [line.partition(";")[0] for line in told] == [f"spri: {n} of 3 examples" for n in (1, 2, 3)]
-    assert re.search(r"; \d+ calls \([\d.]+/s\), [\d,.k]+ tokens, \$0.00$", told[2])
-
-
-@pytest.mark.parametrize(
-    "fault", ["server_error", "cut_before_headers", "empty_body", "no_choices", "null_content"]
-)
-def test_doctor_asks_a_broken_server_once_and_says_what_came(start_mock, fault):
-    mock = start_mock(MockConfig(rates={fault: 1.0}))
-    code, out, _ = spri("doctor", "--lm", f"base=hosted_vllm/mock?api_base={mock.base_url}&timeout=5")
-    assert code == 3 and "DOES NOT ANSWER: " in out
-    assert mock.stats.received == 1
-
-
-def test_doctor_says_which_key_is_missing():
-    code, out, _ = spri("doctor", "--lm", "base=openai/gpt-4o-mini")
-    assert code == 3 and f"base LM openai/gpt-4o-mini: DOES NOT ANSWER: {KEYLESS}" in out
 
 
 # What starting takes

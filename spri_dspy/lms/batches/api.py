@@ -159,10 +159,7 @@ class BatchAPI:
         tag = meta.get(TAG) if isinstance(meta, dict) else None
         from_us = {"tag": tag, "file_id": file_id if isinstance(file_id, str) else None}
         if state != "failed":
-            ended, stops = (
-                state in ("completed", "expired", "cancelled"),
-                state in ("cancelling", "cancelled"),
-            )
+            ended, stops = state in ("completed", "expired", "cancelled"), str(state).startswith("cancel")
             return Status(ended, files, cancelled=stops, done=done, total=total, **from_us)
         errors = (said.get("errors") or {}).get("data") or [{}]
         why = f"{errors[0].get('code') or 'failed'}: {errors[0].get('message') or 'no reason was given'}"

@@ -139,9 +139,8 @@ def _number(name: str, value: str) -> int | float:
     except ValueError:
         kind = "whole number" if is_whole else "number"
         raise UsageError(f"the setting {name}={value!r} of --batch must be a {kind}") from None
-    least, most = (
-        (0, 1) if name == "discount" else (int(name != "live_below"), 10**6) if is_whole else (0.01, 86_400)
-    )
+    usual = (1, 10**6) if is_whole else (0.01, 86_400)
+    least, most = {"discount": (0, 1), "live_below": (0, 10**6)}.get(name, usual)
     if not least <= number <= most:
         raise UsageError(f"the setting {name}={value} of --batch must be from {least} to {most}")
     return number

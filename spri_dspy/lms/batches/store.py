@@ -252,7 +252,7 @@ class BatchStore:
             "json",
             "input.jsonl",
             "results.jsonl",
-        ):  # without the first, a restart removes the others
+        ):  # a restart removes the others without the first
             self.path(batch, kind).unlink(missing_ok=True)
         self.batches.remove(batch)
 
